@@ -1,0 +1,34 @@
+# Two commands from a fresh clone: `make demo` runs the main job, `make test` checks everything. All goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# two test workers with one thread each: on two cores torch's own threads would fight them
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+.PHONY: demo test tree clean
+
+demo: .venv/installed
+	$(BIN)/treesearch run --out runs/demo
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy treesearch
+	$(PYTEST)
+
+# rewrite the file tree of the README from the files that are there
+tree:
+	$(PYTHON) tests/readme_tree.py
+
+clean:
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/installed

@@ -1,0 +1,111 @@
+"""The README says what is so: its code runs, and its file tree is the tree of files."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from treesearch.errors import TreesearchError
+from treesearch.tree import Tree
+from treesearch.types import Expansion, Job, Sampling
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def helper() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme_tree", ROOT / "tests" / "readme_tree.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, Any]:
+    """What the code blocks define, run one after the other; our own page, so running it is safe."""
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for number, block in enumerate(BLOCKS, start=1):
+        exec(compile(block, f"README.md, code block {number}", "exec", dont_inherit=True), namespace)
+    return namespace
+
+
+def test_the_file_tree_lists_every_file_and_every_listed_file_exists():
+    tree = helper()
+    listed, found = set(tree.listed(README)), set(tree.files())
+    assert listed == found, f"missing {sorted(found - listed)}, gone {sorted(listed - found)}: run `make tree`"
+
+
+def test_every_file_of_the_tree_says_what_it_is():
+    assert all(len(text) > 3 for text in helper().listed(README).values())
+
+
+def test_there_is_an_example_of_a_search_a_task_a_proposer_and_a_scorer():
+    assert len(BLOCKS) == 4
+    assert all(sum(1 for line in block.splitlines() if line.strip()) <= 20 for block in BLOCKS)
+
+
+def test_the_examples_solve_a_problem_together(names: dict[str, Any]):
+    """The README's search, over the README's proposer and scorer, on the README's task, one reply at a time."""
+    task, proposer, scorer = names["backwards"], names["Guess"](), names["StartsLikeItEnds"]()
+    problem = task.problems("backwards")[0]
+    tree = Tree()
+    wishes = names["UntilGood"](tries=50, enough=0.5).search(tree)
+    asked = 0
+    (wish,) = next(wishes)
+    while True:
+        job = Job(f"1/{asked}", problem, (), asked, wish.n, wish.until, Sampling(), seed=0)
+        (chains,) = asyncio.run(proposer.propose([job]))
+        (scored,) = asyncio.run(scorer.score([(job, chains)]))
+        assert [len(row) for row in scored.scores] == [len(chain) for chain in chains]
+        (((step,),), ((score,),)) = chains, scored.scores
+        step = type(step)(step.text, tokens=step.tokens, score=score, finish=step.finish, answer=step.text)
+        asked += 1
+        try:
+            (wish,) = wishes.send(Expansion(wish.leaf, ((step,),)))
+        except StopIteration:
+            break
+    candidates = tree.candidates()
+    assert len(candidates) == asked < 50
+    assert candidates[-1].text.startswith("d") and sorted(candidates[-1].text) == sorted(problem.question)
+    assert task.check(problem, "Desserts") is True
+    assert task.check(problem, candidates[0].text) is False
+
+
+def test_the_example_proposer_draws_the_same_chains_in_whatever_portions(names: dict[str, Any]):
+    proposer, problem = names["Guess"](), names["backwards"].problems("")[0]
+
+    def draw(first: int, n: int) -> tuple:
+        (chains,) = asyncio.run(proposer.propose([Job("1/0", problem, (), first, n, "answer", Sampling(), seed=7)]))
+        return chains
+
+    assert draw(0, 4) == draw(0, 1) + draw(1, 2) + draw(3, 1)
+
+
+def test_every_search_task_and_backend_of_the_registries_is_named_in_the_readme():
+    from treesearch.algorithms import SEARCHES
+    from treesearch.backends import OUTCOMES, PROPOSERS, SCORERS
+    from treesearch.tasks import TASKS
+
+    table = README[README.index("## Config") : README.index("## Files")]
+    words = set(re.findall(r"[a-z0-9_]+", table))
+    missing = {*SEARCHES, *TASKS, *PROPOSERS, *SCORERS, *OUTCOMES} - words
+    assert not missing, f"README, Config: name {sorted(missing)}"
+
+
+def test_the_examples_named_on_the_command_line_are_valid_settings():
+    """`--set search.type=beam --set search.beams=8` must not be a relic."""
+    from treesearch.algorithms import SEARCHES
+
+    for kind, key, value in re.findall(r"--set search\.type=(\w+) --set search\.(\w+)=(\d+)", README):
+        try:
+            SEARCHES[kind](**{key: int(value)})
+        except (TypeError, TreesearchError) as error:
+            pytest.fail(f"README: search.{key} of {kind}: {error}")

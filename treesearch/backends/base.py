@@ -1,0 +1,57 @@
+"""What a proposer and a scorer are. A backend spec is a frozen dataclass (its fields are the config keys); `build(task)`
+loads what it needs, the only place where heavy imports happen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from treesearch.types import Chain, Job
+
+if TYPE_CHECKING:
+    from treesearch.tasks.base import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Tokens per step, tokens per path (prompt excluded), steps per path."""
+
+    step_tokens: int = 256
+    path_tokens: int = 4096
+    depth: int = 64
+
+
+class Proposer(Protocol):
+    """Draws continuations. Called with all jobs that wait; gives one reply a job, in order.
+
+    A reply is the job's chains (unscored, `answer` unread) or an exception: RequestError for a job that must not be
+    asked again, anything else for one that may.
+    """
+
+    max_jobs: int  # jobs worth having in flight at once
+
+    async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of the new steps of a job's chains, one list a chain, and the tokens the scorer computed (None: unknown).
+
+    From an outcome model each list holds one number, the value of the whole chain.
+    """
+
+    scores: tuple[tuple[float, ...], ...]
+    tokens: int | None = None
+
+
+class Scorer(Protocol):
+    """Judges steps. Called with all (job, chains) that wait; gives one reply an item, in order, or an exception."""
+
+    max_jobs: int
+
+    async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]: ...
+
+    async def close(self) -> None: ...

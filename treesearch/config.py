@@ -1,0 +1,386 @@
+"""YAML and `key=value` pairs -> one frozen `Config`. Knows no model, no loop and no search's parameters.
+
+A search or backend declares its parameters once, as its own dataclass; pydantic's TypeAdapter validates that dataclass, and
+its `__post_init__` refuses values out of range. Keys come in layers (defaults, file, overrides); a layer that changes the
+`type` of a section drops the keys that lower layers set for the old type.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from treesearch.answers import AnswerRule
+from treesearch.backends.base import Limits
+from treesearch.errors import ConfigError
+from treesearch.manager import Budget
+from treesearch.tasks.base import Prompt
+from treesearch.types import Sampling
+
+Data = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """`trees`: searches live at once (auto: until all replicas' credits are used). `delivery` null means `issue` in runs."""
+
+    trees: int | Literal["auto"] = "auto"
+    delivery: Literal["issue", "arrival"] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Processes on a Ray cluster; a run in one process has no use for it."""
+
+    managers: int = 1
+    proposers: int = 1
+    scorers: int = 1
+    gpus_per_proposer: float = 1.0
+    gpus_per_scorer: float = 1.0
+
+
+DEFAULTS: Data = {
+    "problems": "game24",
+    "limit": None,
+    "task": "game24",
+    "prompt": {},
+    "search": {"type": "mcts"},
+    "sampling": {},
+    "limits": {},
+    "answer": {},
+    "proposer": {"type": "bundled"},
+    "scorer": {"type": "bundled"},
+    "outcome": {"type": "none"},
+    "budget": {},
+    "engine": {},
+    "cluster": {},
+}
+PLAIN: dict[str, type] = {
+    "prompt": Prompt,
+    "sampling": Sampling,
+    "limits": Limits,
+    "answer": AnswerRule,
+    "budget": Budget,
+    "engine": EngineConfig,
+    "cluster": Cluster,
+}
+TYPED = ("search", "proposer", "scorer", "outcome")
+# What may differ when a folder is resumed: these change which problems run and how fast, not what any reply is.
+NO_MATTER = ("limit", "engine.trees", "cluster")
+
+
+def _registry(section: str) -> Mapping[str, type]:
+    """Type names of a section -> spec dataclasses. Imported here, so that `--help` need not."""
+    from treesearch import algorithms, backends
+
+    return {
+        "search": algorithms.SEARCHES,
+        "proposer": backends.PROPOSERS,
+        "scorer": backends.SCORERS,
+        "outcome": backends.OUTCOMES,
+    }[section]
+
+
+def _default(section: str) -> Any:
+    """Factory of a typed section's default spec."""
+    return lambda: _registry(section)[DEFAULTS[section]["type"]]()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run, resolved: every section is a value of its own dataclass, ready to build."""
+
+    problems: str = "game24"
+    limit: int | None = None
+    task: str = "game24"
+    prompt: Prompt = field(default_factory=Prompt)
+    search: Any = field(default_factory=_default("search"))
+    sampling: Sampling = field(default_factory=Sampling)
+    limits: Limits = field(default_factory=Limits)
+    answer: AnswerRule = field(default_factory=AnswerRule)
+    proposer: Any = field(default_factory=_default("proposer"))
+    scorer: Any = field(default_factory=_default("scorer"))
+    outcome: Any = field(default_factory=_default("outcome"))
+    budget: Budget = field(default_factory=Budget)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def resolved(self) -> Data:
+        """All keys with their values, as written to config.yaml; `build` of it gives an equal Config."""
+        out: Data = {}
+        for name in DEFAULTS:
+            value = getattr(self, name)
+            out[name] = {"type": type_name(name, value), **_plain(value)} if name in TYPED else _plain(value)
+        return out
+
+    def labels(self) -> list[str]:
+        """What must stand beside every number of this run: SIMULATED, ORACLE."""
+        found = [getattr(getattr(self, name), "label", None) for name in ("proposer", "scorer", "outcome")]
+        return sorted({label for label in found if label})
+
+
+def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file (None: the defaults) and apply `key=value` overrides. Raises ConfigError."""
+    return build([read(path) if path is not None else {}, parse_overrides(overrides)])
+
+
+def read(path: str | Path) -> Data:
+    """The mapping in a YAML file. Raises ConfigError if there is no such file or no mapping in it."""
+    import yaml
+
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config {path}: no such file (looked for {path.resolve()})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds a {type(data).__name__}, not keys and values such as `search: {{type: beam}}`")
+    return data
+
+
+def parse_overrides(overrides: Iterable[str]) -> Data:
+    """`["search.type=beam", "limit=5"]` as one layer; values are YAML scalars or {..}, [..]."""
+    layer: Data = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(f"--set {text!r}: not of the form key=value, such as search.type=beam")
+        at = layer
+        for i, part in enumerate(parts[:-1]):
+            here = _spelled(".".join(parts[: i + 1]), at.setdefault(part, {}))
+            if not isinstance(here, dict):
+                raise ConfigError(f"--set {text!r}: {'.'.join(parts[: i + 1])} was set to {here!r} before, which has no keys")
+            at[part] = at = here
+        at[parts[-1]] = _value(text, value)
+    return layer
+
+
+def _value(text: str, value: str) -> Any:
+    """A YAML scalar, or a collection where it is written as one: `template=Q: {question}` is a string."""
+    import yaml
+
+    collection = value.lstrip().startswith(("{", "["))
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        if collection:
+            raise ConfigError(f"--set {text!r}: the value is not YAML: {getattr(error, 'problem', error)}") from None
+        return value
+    if isinstance(parsed, dict | list):
+        return parsed if collection else value
+    return parsed if parsed is None or isinstance(parsed, bool | int | float | str) else value
+
+
+def build(layers: Sequence[Data]) -> Config:
+    """A Config from layers of keys, later ones above. Raises ConfigError naming the full dotted key."""
+    merged: Data = {name: dict(value) if isinstance(value, dict) else value for name, value in DEFAULTS.items()}
+    named: dict[str, bool] = dict.fromkeys(TYPED, True)  # whether the keys so far were set for a type given with them
+    for layer in layers:
+        _known(layer, DEFAULTS, "")
+        for name, value in layer.items():
+            merged[name] = _merge(name, merged[name], _spelled(name, value), named)
+    values: Data = {name: merged[name] for name in DEFAULTS if name not in PLAIN and name not in TYPED}
+    values |= {name: _section(cls, merged[name], name) for name, cls in PLAIN.items()}
+    values |= {name: _typed(name, merged[name]) for name in TYPED}
+    values |= _scalars(values)
+    config = Config(**values)
+    _check(config)
+    return config
+
+
+def _spelled(name: str, value: Any) -> Any:
+    """`search: beam` is short for `search: {type: beam}`; an empty section is its default."""
+    if name in TYPED:
+        if isinstance(value, str):
+            return {"type": value}
+        if value is None:
+            raise ConfigError(f"{name} is empty: use {{type: none}} to go without, or leave the key out for the default")
+        if isinstance(value, list):
+            raise ConfigError(f"{name} is a list: a run has one {name}; use a mapping such as {{type: bundled}}")
+    if name in PLAIN and value is None:
+        return {}
+    return value
+
+
+def _merge(name: str, low: Any, high: Any, named: dict[str, bool]) -> Any:
+    """One section of a higher layer laid over what is below it."""
+    if name not in PLAIN and name not in TYPED:
+        return high
+    if not isinstance(high, dict):
+        raise ConfigError(f"{name} = {high!r}: must be a mapping of keys and values")
+    if name in TYPED and "type" in high:
+        if high["type"] != low["type"]:
+            # Keys set beside another type were meant for that one; keys set without naming a type are the user's wish.
+            low = {} if named[name] else {key: value for key, value in low.items() if key != "type"}
+        named[name] = True
+    elif name in TYPED and set(low) == {"type"}:
+        named[name] = False
+    return {**low, **high}
+
+
+def _typed(name: str, data: Data) -> Any:
+    """The spec of a typed section: its `type` picks the dataclass."""
+    known = _registry(name)
+    kind = data["type"]
+    if not isinstance(kind, str) or kind not in known:
+        raise ConfigError(f"{name}.type = {kind!r}: unknown{_nearest(str(kind), known)}; known types: {', '.join(known)}")
+    keys = {key: value for key, value in data.items() if key != "type"}
+    return _section(known[kind], keys, name, f" of type {kind}")
+
+
+def _section(cls: type, data: Data, where: str, of: str = "") -> Any:
+    """Validate `data` as the dataclass `cls`; its own ConfigError (a value out of range) passes through."""
+    from pydantic import TypeAdapter, ValidationError
+
+    _known_fields(cls, data, where, of)
+    _finite(data, where)
+    try:
+        return TypeAdapter(cls).validate_python(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error.errors(include_url=False), data, where)) from None
+
+
+def _scalars(values: Data) -> Data:
+    """The keys without a section, validated."""
+    from pydantic import TypeAdapter, ValidationError
+
+    out: Data = {}
+    for name, kind in (("problems", str), ("limit", int | None), ("task", str)):
+        try:
+            out[name] = TypeAdapter(kind).validate_python(values[name])
+        except ValidationError as error:
+            raise ConfigError(f"{name} = {values[name]!r}: {error.errors(include_url=False)[0]['msg']}") from None
+    return out
+
+
+def _explain(errors: Sequence[Any], data: Data, where: str) -> str:
+    """One message for the first key that is wrong; a union gives one error a member."""
+    first = errors[0]["loc"][0] if errors[0]["loc"] else ""
+    same = [e for e in errors if e["loc"][:1] == (first,)]
+    reason = " or ".join(dict.fromkeys(e["msg"] for e in same))
+    if same[0]["type"] == "missing":
+        return f"{where}.{first}: must be set"
+    return f"{where}.{first} = {data.get(first)!r}: {reason}"
+
+
+def _known(data: Data, known: Iterable[str], where: str, of: str = "") -> None:
+    """Refuse the first key that does not exist, naming the nearest that does."""
+    names = list(known)
+    for key in data:
+        if key not in names:
+            dotted = f"{where}.{key}" if where else str(key)
+            raise ConfigError(f"{dotted}: unknown key{of}{_nearest(str(key), names, where)}; known: {', '.join(names) or 'none'}")
+
+
+def _nearest(word: str, known: Iterable[str], where: str = "") -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f", did you mean {where + '.' if where else ''}{close[0]}?" if close else ""
+
+
+def _known_fields(cls: type, data: Data, where: str, of: str = "") -> None:
+    """`_known` for a dataclass and the dataclasses in it."""
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls) if f.init]
+    _known(data, names, where, of)
+    for key, value in data.items():
+        inner = _dataclass_in(hints[key])
+        if inner is not None and isinstance(value, dict):
+            _known_fields(inner, value, f"{where}.{key}")
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass that a field holds: `X` or `X | None`."""
+    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)), None)
+
+
+def _finite(value: Any, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} = {value}: must be a finite number")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _finite(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _finite(item, where)
+
+
+def _check(config: Config) -> None:
+    """Ranges of the keys whose dataclasses live below this floor and hold no rule of their own."""
+    temperatures = config.sampling.temperature
+    for t in temperatures if isinstance(temperatures, tuple) else (temperatures,):
+        _range("sampling.temperature", t, t >= 0, "0 (greedy) or more")
+    _range("sampling.temperature", temperatures, temperatures != (), "a number or a list of at least one")
+    _range("sampling.top_p", config.sampling.top_p, 0 < config.sampling.top_p <= 1, "above 0 and at most 1")
+    counts: Data = {"limit": config.limit, "budget.tokens": config.budget.tokens}
+    counts |= {f"limits.{key}": value for key, value in _plain(config.limits).items()}
+    if config.engine.trees != "auto":
+        counts["engine.trees"] = config.engine.trees
+    for key, value in counts.items():
+        _range(key, value, value is None or value >= 1, "at least 1")
+    seconds = config.budget.seconds
+    _range("budget.seconds", seconds, seconds is None or seconds > 0, "above 0")
+
+
+def _range(key: str, value: Any, ok: bool, rule: str) -> None:
+    if not ok:
+        raise ConfigError(f"{key} = {value!r}: must be {rule}")
+
+
+def type_name(section: str, spec: Any) -> str:
+    """The config type of a spec; the name of its class if it is not a registered one (a user's own search)."""
+    return next((name for name, cls in _registry(section).items() if type(spec) is cls), type(spec).__name__)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts, tuples as lists, paths as text: what YAML can hold. What no config can set is left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init and f.compare}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def flatten(data: Data, where: str = "") -> Data:
+    """`{"search": {"n": 1}}` as `{"search.n": 1}`."""
+    out: Data = {}
+    for key, value in data.items():
+        dotted = f"{where}.{key}" if where else key
+        out |= flatten(value, dotted) if isinstance(value, dict) and value else {dotted: value}
+    return out
+
+
+def matters(resolved: Data) -> Data:
+    """The dotted keys that change replies or results."""
+    return {
+        key: value
+        for key, value in flatten(resolved).items()
+        if not any(key == name or key.startswith(name + ".") for name in NO_MATTER)
+    }
+
+
+def digest(config: Config) -> str:
+    """Identity of a run: equal digests give interchangeable results. `limit`, `engine.trees` and `cluster` are not in it."""
+    text = json.dumps(matters(config.resolved()), sort_keys=True)
+    return blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,321 @@
+"""The only event loop: propose -> read -> score -> deliver. Decides nothing about trees (manager) and placement (dispatch).
+
+Problems are admitted while replicas have credits to spare, so a tree that waits never leaves a model idle. An answer is
+published when the replies behind it are committed and its last running request has come back, so its waste is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from treesearch.algorithms.base import Search
+from treesearch.answers import AnswerRule
+from treesearch.backends.base import Proposer, Scored, Scorer
+from treesearch.checker import Checker
+from treesearch.errors import RunError
+from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
+from treesearch.pool import Pool
+from treesearch.store import Row, Store
+from treesearch.tasks.base import Task
+from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for every search of a run. `trees` bounds the live ones; None: as many as keep all credits used."""
+
+    rule: AnswerRule = field(default_factory=AnswerRule)
+    sampling: Sampling = field(default_factory=Sampling)
+    budget: Budget = field(default_factory=Budget)
+    trees: int | None = None
+    delivery: Delivery = "issue"
+    seed: int = 0
+    timeout: float | None = None  # seconds for one request to a replica
+
+
+@dataclass(slots=True)
+class Stats:
+    """Live counters of a run; tokens are None once a backend did not say."""
+
+    expansions: int = 0
+    generated: int | None = 0
+    scored: int | None = 0
+    failed: int = 0  # expansions that ended in an error
+
+
+class Engine:
+    """Runs one search over many problems, on in-process or remote replicas alike."""
+
+    def __init__(
+        self,
+        search: Search,
+        task: Task,
+        proposers: Sequence[Proposer],
+        scorers: Sequence[Scorer] = (),
+        outcomes: Sequence[Scorer] = (),
+        *,
+        settings: Settings | None = None,
+        checker: Checker,
+        store: Store | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        s = self.settings = settings or Settings()
+        self.manager = Manager(search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed)
+        self.task, self.checker, self.store, self.clock = task, checker, store, clock
+        self.proposers = Pool([p.propose for p in proposers], [p.max_jobs for p in proposers], s.timeout)
+        self.scorers = Pool([p.score for p in scorers], [p.max_jobs for p in scorers], s.timeout) if scorers else None
+        self.outcomes = Pool([p.score for p in outcomes], [p.max_jobs for p in outcomes], s.timeout) if outcomes else None
+        self.credits = sum(p.max_jobs for p in proposers)
+        self.stats = Stats()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._running: Counter[str] = Counter()  # requests of a problem that have not come back
+        self._delivered: Counter[str] = Counter()
+        self._unpublished: set[str] = set()
+        self._rows: list[Row] = []
+        self._commit: asyncio.Task[None] | None = None
+        self._broken = False  # a commit failed: nothing may be published any more
+        self._background: set[asyncio.Task[None]] = set()
+        self._out: asyncio.Queue[Answer | BaseException] = asyncio.Queue()
+        self._source: Iterator[Problem] = iter(())
+        self._more = False
+
+    async def answers(self, problems: Iterable[Problem]) -> AsyncIterator[Answer]:
+        """Search all problems; their answers in order of completion. Raises RunError if the run cannot go on."""
+        self._source = iter(problems)
+        self._more = True
+        try:
+            self._admit()
+            while self._unpublished or self._more or not self._out.empty():
+                item = await self._out.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                self._admit()
+        finally:
+            await self._stop()
+
+    def cancel(self, problem_id: str) -> None:
+        """Close the search of a problem now; its answer is chosen from the leaves it has."""
+        self._apply(problem_id, self.manager.cancel(problem_id, "cancelled"))
+
+    # Admission
+
+    def _admit(self) -> None:
+        while self._more and self._room():
+            problem = next(self._source, None)
+            if problem is None:
+                self._more = False
+            else:
+                self._open(problem)
+
+    def _room(self) -> bool:
+        if self.settings.trees is not None:
+            return len(self._unpublished) < self.settings.trees
+        return len(self._tasks) < self.credits
+
+    def _open(self, problem: Problem) -> None:
+        if problem.id in self._unpublished:
+            raise RunError(f"problem id {problem.id!r} is given twice; ids must differ")
+        self._unpublished.add(problem.id)
+        journal, close = self.store.load(problem.id) if self.store else ([], None)
+        outcome = self.manager.open(problem, self.clock(), journal, close)
+        self._delivered[problem.id] = len(journal)
+        self._count(journal)
+        if close is not None and outcome.ended:
+            self._finish(self.manager.answer(problem.id, self.clock(), close.seconds))
+            return
+        if self.settings.budget.seconds is not None and not outcome.ended:
+            spent = journal[-1].at if journal else 0.0
+            asyncio.get_running_loop().call_later(max(0.0, self.settings.budget.seconds - spent), self._expire)
+        self._apply(problem.id, outcome)
+
+    def _expire(self) -> None:
+        now = self.clock()
+        for problem_id in self.manager.overdue(now + 1e-3):
+            self._apply(problem_id, self.manager.cancel(problem_id, "deadline"))
+
+    # One request
+
+    def _apply(self, problem_id: str, outcome: Outcome) -> None:
+        """Carry out what the manager decided: journal, send, withdraw, publish."""
+        self._journal(problem_id, outcome.delivered)
+        for job in outcome.jobs:
+            self._running[problem_id] += 1
+            self._tasks[job.id] = asyncio.create_task(self._serve(job))
+        for job_id in outcome.cancelled:
+            if self.proposers.waits(job_id):  # what already runs is let finish, so that its tokens are counted
+                self._tasks[job_id].cancel()
+        if outcome.ended and not self._running[problem_id]:
+            self._spawn(self._publish(problem_id))
+
+    async def _serve(self, job: Job) -> None:
+        outcome = Outcome()
+        try:
+            expansion = await self._expand(job)
+            outcome = self.manager.deliver(job.id, expansion, self.clock())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:
+            self._out.put_nowait(error)
+        del self._tasks[job.id]
+        self._running[job.problem.id] -= 1
+        outcome.ended = self._ended(job)
+        try:
+            self._apply(job.problem.id, outcome)
+            self._admit()
+        except Exception as error:
+            self._out.put_nowait(error)
+
+    def _ended(self, job: Job) -> bool:
+        live = self.manager.live.get(job.problem.id)
+        return live is None or live.stopped is not None
+
+    async def _expand(self, job: Job) -> Expansion:
+        """The one reply to a job: chains read and scored, or an error as a value."""
+        if self._ended(job):
+            return Expansion(job.leaf, error="cancelled")
+        try:
+            chains = await self.proposers.run(job.id, job)
+            _check_chains(job, chains)
+            if self._ended(job):
+                return Expansion(job.leaf, chains)  # nobody will look at it: counted, not scored
+            chains = tuple([await self._read(job, chain) for chain in chains])
+            return await self._judge(job, chains)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            return Expansion(job.leaf, error=f"{type(error).__name__}: {error}")
+
+    async def _read(self, job: Job, chain: Chain) -> Chain:
+        """The chain with its last step's answer, if it ended."""
+        if chain[-1].finish == "step":
+            return chain
+        texts = [step.text for step in (*job.path, *chain)]
+        answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
+        return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
+
+    async def _judge(self, job: Job, chains: tuple[Chain, ...]) -> Expansion:
+        """Scores of the new steps, and of the whole chains that ended where there is an outcome model."""
+        scored: int | None = 0
+        if job.score is not None and self.scorers is not None:
+            result: Scored = await self.scorers.run(job.id, (job, chains))
+            chains = tuple(_with_scores(c, s) for c, s in zip(chains, _matched(chains, result.scores), strict=True))
+            scored = result.tokens
+        ended = [k for k, chain in enumerate(chains) if chain[-1].finish != "step"]
+        if ended and self.outcomes is not None:
+            result = await self.outcomes.run(job.id, (job, tuple(chains[k] for k in ended)))
+            values = dict(zip(ended, (_single(s) for s in result.scores), strict=True))
+            chains = tuple((*c[:-1], replace(c[-1], outcome=values[k])) if k in values else c for k, c in enumerate(chains))
+            scored = add(scored, result.tokens)
+        return Expansion(job.leaf, chains, scored=scored)
+
+    # Journal and answers
+
+    def _count(self, replies: Sequence[Reply]) -> None:
+        for reply in replies:
+            self.stats.expansions += 1
+            self.stats.failed += reply.expansion.error is not None
+            self.stats.generated = add(self.stats.generated, tokens_of(reply.expansion))
+            self.stats.scored = add(self.stats.scored, reply.expansion.scored)
+
+    def _journal(self, problem_id: str, replies: Sequence[Reply]) -> None:
+        self._count(replies)
+        if self.store is None:
+            return
+        for reply in replies:
+            self._rows.append((problem_id, self._delivered[problem_id], reply))
+            self._delivered[problem_id] += 1
+        if self._rows and self._commit is None:
+            self._commit = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        """Commit what waits, in groups, off the loop."""
+        assert self.store is not None
+        try:
+            while self._rows:
+                rows, self._rows = self._rows, []
+                await asyncio.to_thread(self.store.append, rows)
+        except Exception as error:
+            self._broken = True
+            self._out.put_nowait(error)
+        finally:
+            self._commit = None
+
+    async def _publish(self, problem_id: str) -> None:
+        now = self.clock()
+        live = self.manager.live.get(problem_id)
+        if live is None or live.stopped is None:
+            return
+        answer = self.manager.answer(problem_id, now)
+        if self.store is not None:
+            close = Close(answer.stopped, answer.seconds, answer.tokens_wasted, answer.error)
+            self._rows.append((problem_id, 0, close))
+            while self._rows or self._commit is not None:
+                if self._commit is None:
+                    self._commit = asyncio.create_task(self._write())
+                await self._commit
+                if self._broken:
+                    return
+        self._finish(answer)
+
+    def _finish(self, answer: Answer) -> None:
+        problem_id = answer.problem.id
+        self._unpublished.discard(problem_id)
+        del self._running[problem_id], self._delivered[problem_id]
+        self._out.put_nowait(answer)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _stop(self) -> None:
+        """End everything that runs; commit what was delivered."""
+        tasks = [*self._tasks.values(), *self._background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._commit is not None:
+            await self._commit
+        for live in self.manager.live.values():
+            live.wishes.close()
+        if self.store is not None and self._rows:
+            rows, self._rows = self._rows, []
+            await asyncio.to_thread(self.store.append, rows)
+
+
+def _check_chains(job: Job, chains: Sequence[Chain]) -> None:
+    if job.n is not None and len(chains) != job.n:
+        raise ValueError(f"the proposer gave {len(chains)} chains, asked were {job.n}")
+    for chain in chains:
+        if not chain:
+            raise ValueError("the proposer gave a chain without a step")
+        if job.until == "answer" and chain[-1].finish == "step":
+            raise ValueError("the proposer was asked for the answer and stopped before it")
+
+
+def _matched(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+    """The scores, if there is one finite number for each step; never a silent 0."""
+    if len(scores) != len(chains):
+        raise ValueError(f"the scorer gave scores for {len(scores)} chains, asked were {len(chains)}")
+    for chain, values in zip(chains, scores, strict=True):
+        if len(values) != len(chain):
+            raise ValueError(f"the scorer gave {len(values)} scores for {len(chain)} steps")
+        if bad := [v for v in values if not finite(v)]:
+            raise ValueError(f"the scorer gave {bad[0]!r} as a score; scores must be finite numbers")
+    return scores
+
+
+def _with_scores(chain: Chain, scores: Sequence[float]) -> tuple[Step, ...]:
+    return tuple(replace(step, score=float(value)) for step, value in zip(chain, scores, strict=True))
+
+
+def _single(scores: Sequence[float]) -> float:
+    if len(scores) != 1 or not finite(scores[0]):
+        raise ValueError(f"the outcome model gave {list(scores)!r}; it must give one finite number a chain")
+    return float(scores[0])

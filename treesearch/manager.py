@@ -1,0 +1,269 @@
+"""Many searches at once: wish -> Job, reply -> its turn -> send. Knows no clock (`now` is an argument), no loop, no model.
+
+The laws it holds: every Expand gets exactly one Expansion (duplicates are dropped, a closed search's wishes end as
+cancelled); a generator gets one reply per resume, with `delivery="issue"` the oldest outstanding one; the first reply that
+would exceed the token budget is not delivered; the delivered replies alone decide the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from treesearch.algorithms.base import Search, Wishes
+from treesearch.answers import AnswerRule, choose
+from treesearch.errors import JournalError
+from treesearch.tree import ROOT, Tree
+from treesearch.types import Answer, Expand, Expansion, Job, Problem, Sampling, Stopped, digest, path_digest
+
+Delivery = Literal["issue", "arrival"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Per problem: generated tokens, and seconds since its search began. None: no limit."""
+
+    tokens: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One delivered reply, as journalled: the wish it answers (issue number and digest), when, and what."""
+
+    seq: int
+    wish: int
+    at: float  # seconds since the search began
+    expansion: Expansion
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """How a search ended, as journalled after its last reply."""
+
+    stopped: Stopped
+    seconds: float
+    wasted: int | None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a call to the manager leads to: jobs to send, jobs nobody wants any more, a row for the journal, an end."""
+
+    jobs: list[Job] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    delivered: list[Reply] = field(default_factory=list)
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class Live:
+    """One search under way."""
+
+    problem: Problem
+    tree: Tree
+    wishes: Wishes
+    started: float
+    digests: list[int]  # of the path to each node, grown with the tree
+    outstanding: dict[int, tuple[Job, int, int]] = field(default_factory=dict)  # seq -> job, leaf, wish digest; oldest first
+    ready: dict[int, Expansion] = field(default_factory=dict)  # arrived, not yet its turn
+    asked: dict[int, int] = field(default_factory=dict)  # path digest -> chains asked at that path so far
+    issued: int = 0
+    expansions: int = 0
+    generated: int | None = 0
+    scored: int | None = 0
+    wasted: int | None = 0
+    stopped: Stopped | None = None
+    error: str | None = None
+
+
+class Manager:
+    """All live searches of one run, by problem id."""
+
+    def __init__(
+        self,
+        search: Search,
+        *,
+        sampling: Sampling | None = None,
+        budget: Budget | None = None,
+        rule: AnswerRule | None = None,
+        delivery: Delivery = "issue",
+        seed: int = 0,
+    ) -> None:
+        self.search = search
+        self.sampling = sampling or Sampling()
+        self.budget = budget or Budget()
+        self.rule = rule or AnswerRule()
+        self.delivery = delivery
+        self.seed = seed
+        self.live: dict[str, Live] = {}
+
+    def open(self, problem: Problem, now: float, journal: Sequence[Reply] = (), close: Close | None = None) -> Outcome:
+        """Begin a search, or bring it back to where its journal ends; returns the jobs still unanswered.
+
+        Raises JournalError if the journal was written by another search, naming the first reply that does not fit.
+        """
+        tree = Tree(seed=digest(self.seed, problem.id))
+        started = now - (journal[-1].at if journal else 0.0)
+        live = Live(problem, tree, self.search.search(tree), started, [digest(self.seed, problem.id)])
+        self.live[problem.id] = live
+        out = Outcome()
+        self._resume(live, None, out)
+        for k, reply in enumerate(journal):
+            job = live.outstanding.get(reply.seq)
+            if job is None or job[2] != reply.wish:
+                raise JournalError(
+                    f"problem {problem.id}: reply {k} answers a wish that this search does not make: the journal was written "
+                    "with another search, seed or version; use another --out folder"
+                )
+            self._feed(live, reply.seq, reply.expansion, out)
+        if close is not None:
+            live.stopped, live.error, live.wasted = close.stopped, close.error, close.wasted
+        if live.stopped is not None:
+            self._end(live, out)
+        unanswered = {entry[0].id for entry in live.outstanding.values()}
+        return Outcome([j for j in out.jobs if j.id in unanswered], ended=live.stopped is not None)
+
+    def deliver(self, job_id: str, expansion: Expansion, now: float) -> Outcome:
+        """A reply arrived. It is held until its turn; a duplicate, or one for a closed search, changes nothing but waste."""
+        out = Outcome()
+        problem_id, _, number = job_id.rpartition("/")
+        live, seq = self.live.get(problem_id), int(number)
+        if live is None:
+            return out
+        if live.stopped is not None or seq not in live.outstanding or seq in live.ready:
+            live.wasted = add(live.wasted, tokens_of(expansion))
+            return out
+        live.ready[seq] = expansion
+        while live.stopped is None and (turn := self._turn(live, seq)) is not None:
+            reply = live.ready.pop(turn)
+            if self._over(live, reply):
+                live.wasted = add(live.wasted, tokens_of(reply))
+                break
+            out.delivered.append(Reply(turn, live.outstanding[turn][2], now - live.started, reply))
+            self._feed(live, turn, reply, out)
+        if live.stopped is not None:
+            self._end(live, out)
+        return out
+
+    def cancel(self, problem_id: str, reason: Stopped, error: str | None = None) -> Outcome:
+        """Close a search from outside: deadline, cancelled client, error. It is whole between two resumes."""
+        out, live = Outcome(), self.live.get(problem_id)
+        if live is not None and live.stopped is None:
+            live.stopped, live.error = reason, error
+            self._end(live, out)
+        return out
+
+    def overdue(self, now: float) -> list[str]:
+        """Problems whose time budget is used up."""
+        seconds = self.budget.seconds
+        return [] if seconds is None else [p for p, s in self.live.items() if s.stopped is None and now - s.started >= seconds]
+
+    def answer(self, problem_id: str, now: float, seconds: float | None = None) -> Answer:
+        """Choose the answer of an ended search from its finished leaves, and forget the search."""
+        live = self.live.pop(problem_id)
+        assert live.stopped is not None, f"{problem_id} has not ended"
+        candidates = live.tree.candidates()
+        chosen, score = choose(candidates, self.rule)
+        return Answer(
+            problem=live.problem,
+            answer=chosen.answer if chosen else None,
+            score=score,
+            text=chosen.text if chosen else "",
+            candidates=tuple(candidates),
+            stopped=live.stopped,
+            tokens_generated=live.generated,
+            tokens_scored=live.scored,
+            tokens_wasted=live.wasted,
+            expansions=live.expansions,
+            seconds=now - live.started if seconds is None else seconds,
+            error=live.error,
+            nodes=len(live.tree),
+        )
+
+    # One search
+
+    def _turn(self, live: Live, arrived: int) -> int | None:
+        """The reply to deliver next, if it is here."""
+        if self.delivery == "arrival":
+            return arrived if arrived in live.ready else None
+        oldest = next(iter(live.outstanding), None)
+        return oldest if oldest in live.ready else None
+
+    def _over(self, live: Live, reply: Expansion) -> bool:
+        """Whether delivering would exceed the token budget; then the search is closed instead."""
+        if self.budget.tokens is None:
+            return False
+        total = add(live.generated, tokens_of(reply))
+        if total is None:
+            live.stopped, live.error = "error", "budget.tokens needs token counts, which this proposer does not give"
+        elif total > self.budget.tokens:
+            live.stopped = "budget"
+        return live.stopped is not None
+
+    def _feed(self, live: Live, seq: int, reply: Expansion, out: Outcome) -> None:
+        live.outstanding.pop(seq)
+        live.expansions += 1
+        live.generated = add(live.generated, tokens_of(reply))
+        live.scored = add(live.scored, reply.scored)
+        self._resume(live, reply, out)
+
+    def _resume(self, live: Live, reply: Expansion | None, out: Outcome) -> None:
+        try:
+            wishes = next(live.wishes) if reply is None else live.wishes.send(reply)
+        except StopIteration:
+            live.stopped = "decided" if live.outstanding else "finished"
+            return
+        out.jobs += [self._stamp(live, wish) for wish in wishes]
+        if not live.outstanding:  # a search that waits for nothing would wait for ever
+            live.wishes.close()
+            live.stopped, live.error = "error", f"{type(self.search).__name__} waits without an outstanding wish"
+
+    def _stamp(self, live: Live, wish: Expand) -> Job:
+        """The wish as a Job: the path spelled out, the chains already asked at that path counted, the seed derived."""
+        path = self._digest(live, wish.leaf)
+        first = live.asked.get(path, 0)
+        live.asked[path] = first + (wish.n or 0)
+        sampling = wish.sampling or self.sampling
+        seq, live.issued = live.issued, live.issued + 1
+        seed = digest(self.seed, live.problem.id, path)
+        job = Job(f"{live.problem.id}/{seq}", live.problem, live.tree.path(wish.leaf), first, wish.n, wish.until, sampling,
+                  seed, wish.score, wish.proposer, wish.leaf)  # fmt: skip
+        live.outstanding[seq] = (job, wish.leaf, digest(repr(wish), repr(sampling), path, first))
+        return job
+
+    def _digest(self, live: Live, node: int) -> int:
+        """Digest of the path to a node; computed once a node, parents first (a parent's index is the smaller)."""
+        for i in range(len(live.digests), node + 1):
+            step = live.tree.steps[i]
+            assert step is not None
+            live.digests.append(path_digest(live.digests[live.tree.parent[i]], step))
+        return live.digests[node if node != ROOT else 0]
+
+    def _end(self, live: Live, out: Outcome) -> None:
+        """Close the generator; what is outstanding ends as cancelled, what had arrived too early is waste."""
+        live.wishes.close()
+        out.cancelled += [entry[0].id for entry in live.outstanding.values()]
+        for reply in live.ready.values():
+            live.wasted = add(live.wasted, tokens_of(reply))
+        live.outstanding.clear()
+        live.ready.clear()
+        out.jobs.clear()
+        out.ended = True
+
+
+def add(a: int | None, b: int | None) -> int | None:
+    """Sum of two counts; unknown if either is."""
+    return None if a is None or b is None else a + b
+
+
+def tokens_of(expansion: Expansion) -> int | None:
+    """Generated tokens of a reply; None if a count is unknown."""
+    return total(step.tokens for chain in expansion.chains for step in chain)
+
+
+def total(counts: Iterable[int | None]) -> int | None:
+    known = list(counts)
+    return None if None in known else sum(c for c in known if c is not None)

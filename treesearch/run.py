@@ -1,0 +1,345 @@
+"""Problems in, results out: builds what a Config names, drives the engine, writes the run's folder. Knows no search.
+
+run.db is the truth; results.jsonl and summary.json are views of it. A folder is resumed by running it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from treesearch import __version__, problems
+from treesearch.answers import aggregate
+from treesearch.backends.base import Proposer, Scorer
+from treesearch.checker import Checker
+from treesearch.config import Config, digest, matters
+from treesearch.config import read as read_config
+from treesearch.engine import Engine, Settings
+from treesearch.errors import ConfigError
+from treesearch.manager import total
+from treesearch.progress import Progress
+from treesearch.report import wilson
+from treesearch.store import Store
+from treesearch.tasks import load_task
+from treesearch.tasks.base import Task
+from treesearch.types import Answer, Candidate, Problem
+
+Row = dict[str, Any]  # a line of results.jsonl
+Summary = dict[str, Any]  # summary.json
+TICK = 0.5  # seconds
+
+
+@dataclass(slots=True)
+class Models:
+    """Backends that were built, kept by their spec so that the runs of a sweep share them. Close it at the end."""
+
+    checker: Checker = field(default_factory=Checker)
+    _built: list[tuple[tuple[Any, ...], Any]] = field(default_factory=list)
+
+    def proposers(self, config: Config, task: Task) -> list[Proposer]:
+        key = ("proposer", config.proposer, task.name, config.prompt, config.limits)
+        return self._get(key, lambda: config.proposer.build(task, config.prompt, config.limits))
+
+    def scorers(self, config: Config, task: Task, section: str = "scorer") -> list[Scorer]:
+        spec = getattr(config, section)
+        return self._get((section, spec, task.name, config.prompt), lambda: spec.build(task, config.prompt))
+
+    def _get(self, key: tuple[Any, ...], make: Any) -> list[Any]:
+        """The one backend of this key as a list; empty where the spec builds nothing (`none`)."""
+        for known, built in self._built:
+            if known == key:
+                return [built] if built is not None else []
+        built = make()
+        self._built.append((key, built))
+        return [built] if built is not None else []
+
+    async def close(self) -> None:
+        for _, built in self._built:
+            if built is not None:
+                await built.close()
+        self._built.clear()
+        self.checker.close()
+
+
+def engine(config: Config, models: Models, task: Task, store: Store | None = None) -> Engine:
+    """An engine as the config wants it."""
+    settings = Settings(
+        rule=config.answer,
+        sampling=config.sampling,
+        budget=config.budget,
+        trees=None if config.engine.trees == "auto" else config.engine.trees,
+        delivery=config.engine.delivery or "issue",
+        seed=config.engine.seed,
+    )
+    return Engine(
+        config.search,
+        task,
+        models.proposers(config, task),
+        models.scorers(config, task),
+        models.scorers(config, task, "outcome"),
+        settings=settings,
+        checker=models.checker,
+        store=store,
+    )
+
+
+async def answer_all(config: Config, asked: Sequence[Problem], task: Task | None = None) -> list[Answer]:
+    """Search `asked` without a run's folder; answers in the order asked."""
+    models = Models()
+    try:
+        found: dict[str, Answer] = {}
+        async with aclosing(engine(config, models, task or load_task(config.task)).answers(asked)) as answers:
+            async for answer in answers:
+                found[answer.problem.id] = answer
+        return [found[problem.id] for problem in asked]
+    finally:
+        await models.close()
+
+
+async def run(config: Config, out: Path, progress: Progress | None = None, models: Models | None = None) -> Summary:
+    """Search the config's problem set; write config.yaml, run.db, results.jsonl and summary.json under `out`.
+
+    Problems that have a line in results.jsonl are not searched again. Raises ConfigError if `out` holds another run,
+    RunError if this one cannot go on; what it had is kept.
+    """
+    task = load_task(config.task)
+    asked = problems.read(config.problems, task, config.limit)
+    _same_run(config, out)
+    own = models is None
+    models = models or Models()
+    try:
+        finished = _finished(out, asked)
+        if finished is not None:
+            return finished
+        engine(config, models, task)  # what cannot be built is said before a folder is made
+        store = Store.open(out / "run.db", digest(config))
+        try:
+            return await _Run(config, out, progress or Progress(), asked).go(engine(config, models, task, store), models)
+        finally:
+            store.close()
+    finally:
+        if own:
+            await models.close()
+
+
+class _Run:
+    """One run under way: its folder and the lines it has."""
+
+    def __init__(self, config: Config, out: Path, progress: Progress, asked: Sequence[Problem]) -> None:
+        self.config, self.out, self.progress, self.asked = config, out, progress, asked
+        self.rows = _kept(out, asked)
+        self.before = float((_read_summary(out) or {}).get("seconds", 0.0))
+        self.started = time.monotonic()
+
+    async def go(self, engine: Engine, models: Models) -> Summary:
+        """The whole run; the summary is written however it ends."""
+        _replace(self.out / "config.yaml", _yaml(self.config.resolved()))
+        self._write_rows()
+        correct = sum(row["correct"] is True for row in self.rows.values())
+        self.progress.start(len(self.asked), len(self.rows), correct, self.config.labels())
+        ticking = asyncio.create_task(self._tick(engine))
+        try:
+            await self._search(engine, models)
+        finally:
+            ticking.cancel()
+            self.progress.close()
+            self._write_rows()
+            summary = summarise(self.ordered(), self.before + time.monotonic() - self.started, self.config.labels())
+            _replace(self.out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        for note in engine.store.notes if engine.store else []:
+            self.progress.note(note)
+        return summary
+
+    async def _search(self, engine: Engine, models: Models) -> None:
+        todo = [problem for problem in self.asked if problem.id not in self.rows]
+        with open(self.out / "results.jsonl", "a", encoding="utf-8") as lines:
+            async with aclosing(engine.answers(todo)) as answers:
+                async for answer in answers:
+                    row = await result(answer, self.config, engine.task, models.checker)
+                    lines.write(_line(row))
+                    lines.flush()
+                    self.rows[row["id"]] = row
+                    self.progress.answered(row)
+
+    async def _tick(self, engine: Engine) -> None:
+        while True:
+            self.progress.tick(engine.stats)
+            await asyncio.sleep(TICK)
+
+    def ordered(self) -> list[Row]:
+        return [self.rows[problem.id] for problem in self.asked if problem.id in self.rows]
+
+    def _write_rows(self) -> None:
+        """results.jsonl in the order of the problems, whole."""
+        _replace(self.out / "results.jsonl", "".join(map(_line, self.ordered())))
+
+
+async def result(answer: Answer, config: Config, task: Task, checker: Checker) -> Row:
+    """A line of results.jsonl. Equal canonical answers are checked once."""
+    problem = answer.problem
+    verdicts: dict[str, bool | None] = {}
+
+    async def check(text: str | None, canonical: str | None) -> bool | None:
+        if text is None:  # wrong if there is anything to be compared with: so says the empty answer
+            empty = await checker.check(task, problem, "")
+            return None if empty is None else False
+        key = text if canonical is None else canonical
+        if key not in verdicts:
+            verdicts[key] = await checker.check(task, problem, text)
+        return verdicts[key]
+
+    winner = next((c.canonical for c in answer.candidates if c.answer == answer.answer), None)
+    return {
+        "id": problem.id,
+        "question": problem.question,
+        "reference": problem.reference,
+        "answer": answer.answer,
+        "correct": await check(answer.answer, winner),
+        "score": _number(answer.score),
+        "text": answer.text,
+        "candidates": [
+            {
+                "answer": c.answer,
+                "text": c.text,
+                "score": _number(_score(c, config)),
+                "outcome": _number(c.outcome),
+                "correct": await check(c.answer, c.canonical),
+                "tokens": c.tokens,
+            }
+            for c in answer.candidates
+        ],
+        "tokens": {
+            "generated": answer.tokens_generated,
+            "scored": answer.tokens_scored,
+            "wasted": answer.tokens_wasted,
+        },
+        "expansions": answer.expansions,
+        "seconds": round(answer.seconds, 6),
+        "stopped": answer.stopped,
+        "error": answer.error,
+        "seed": config.engine.seed,
+    }
+
+
+def summarise(rows: Sequence[Row], seconds: float, labels: list[str]) -> Summary:
+    """summary.json of these lines: errors and nulls are wrong, an unknown count makes its sum unknown."""
+    n = len(rows)
+    correct = sum(row["correct"] is True for row in rows)
+    oracle = sum(row["correct"] is True or any(c["correct"] is True for c in row["candidates"]) for row in rows)
+    generated = total(row["tokens"]["generated"] for row in rows)
+    return {
+        "problems": n,
+        "correct": correct,
+        "accuracy": correct / n if n else 0.0,
+        "accuracy_ci95": list(wilson(correct, n)),
+        "oracle_accuracy": oracle / n if n else 0.0,
+        "tokens_generated": generated,
+        "tokens_scored": total(row["tokens"]["scored"] for row in rows),
+        "tokens_wasted": total(row["tokens"]["wasted"] for row in rows),
+        "expansions": sum(row["expansions"] for row in rows),
+        "seconds": round(seconds, 3),
+        "tokens_per_second": None if generated is None or seconds <= 0 else round(generated / seconds, 3),
+        "prefix_hit_rate": None,  # no backend of one process keeps a cache of prefixes
+        "version": __version__,
+        "labels": labels,
+    }
+
+
+def read_rows(out: Path) -> Iterable[Row]:
+    """The lines of results.jsonl that are whole: one cut short by a kill is made anew from run.db."""
+    path = out / "results.jsonl"
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and "id" in row:
+                yield row
+
+
+def _kept(out: Path, asked: Sequence[Problem]) -> dict[str, Row]:
+    """Lines of problems that need no search; raises ConfigError if one is about another question."""
+    questions = {problem.id: problem.question for problem in asked}
+    kept: dict[str, Row] = {}
+    for row in read_rows(out):
+        if row["id"] not in questions or row["stopped"] == "cancelled":
+            continue
+        if row["question"] != questions[row["id"]]:
+            raise ConfigError(f"{out} has problem {row['id']!r} with another question: the problem set changed; use another --out")
+        kept[row["id"]] = row
+    return kept
+
+
+def _finished(out: Path, asked: Sequence[Problem]) -> Summary | None:
+    """The summary of a folder in which nothing is left to do."""
+    summary = _read_summary(out)
+    if summary is None or summary["problems"] != len(asked) or len(_kept(out, asked)) != len(asked):
+        return None
+    return summary
+
+
+def _read_summary(out: Path) -> Summary | None:
+    path = out / "summary.json"
+    if not path.exists():
+        return None
+    summary: Summary = json.loads(path.read_text("utf-8"))
+    return summary
+
+
+def _same_run(config: Config, out: Path) -> None:
+    """Refuse a folder that holds another run, by the keys that differ."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; a run needs a folder")
+    if not (out / "config.yaml").exists():
+        return
+    theirs, mine = matters(read_config(out / "config.yaml")), matters(config.resolved())
+    differ = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
+    if differ:
+        told = "; ".join(f"{key}: {_told(theirs, key)} there, {_told(mine, key)} here" for key in differ)
+        raise ConfigError(f"{out} holds a run with another config ({told}); use another --out, or {out / 'config.yaml'} itself")
+
+
+def _told(keys: Mapping[str, Any], key: str) -> str:
+    return repr(keys[key]) if key in keys else "not set"
+
+
+def _score(candidate: Candidate, config: Config) -> float | None:
+    return aggregate(candidate, config.answer.aggregate)
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _yaml(data: Mapping[str, Any]) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a kill, never finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)

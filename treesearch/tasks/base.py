@@ -1,0 +1,51 @@
+"""What a problem set is: how to prompt, where a step ends, how an answer is read, made canonical and checked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from treesearch.types import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """How a question is put: style direct, step_by_step, few_shot, think or chat; see `tasks.prompts.build`."""
+
+    style: str = "direct"
+    system: str | None = None
+    examples: str | None = None  # path of a text file, put before the question by few_shot
+    template: str | None = None  # "{question}" is replaced; overrides the style's own text
+
+
+class Task(Protocol):
+    """A kind of problem. Implementations are small objects without state; no method reads a clock or a file."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def separator(self) -> str:
+        """Text that ends a step, kept in the step ("\\n" or "\\n\\n")."""
+        ...
+
+    def prompt(self, question: str) -> str:
+        """The text put before the first step (direct style)."""
+        ...
+
+    def read(self, question: str, steps: Sequence[str]) -> str | None:
+        """The answer in a finished chain of step texts; None if nothing can be read."""
+        ...
+
+    def canonical(self, answer: str) -> str:
+        """Equal answers have equal canonical forms; votes group by it. Pure and cheap, or run in a checker process."""
+        ...
+
+    def check(self, problem: Problem, answer: str) -> bool | None:
+        """Whether the answer is right; None without a reference."""
+        ...
+
+    def problems(self, name: str) -> list[Problem]:
+        """A built-in problem set by name (`game24`, `game24:train`); raises ConfigError if there is none."""
+        ...

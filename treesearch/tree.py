@@ -1,0 +1,178 @@
+"""The tree of one search: an append-only table of nodes. Knows no search, no clock, no model.
+
+A node is an index; `ROOT` is 0 and has no step. Columns are lists and arrays, so a million nodes fit in a gigabyte.
+A visit is one backed-up value: `visits[i]` = visits of its children + `ended[i]`. `held[i]` counts unobserved visits, the
+requests in flight at or below i (WU-UCT's O, arXiv 1810.11755).
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from treesearch.types import Candidate, Expansion, Step
+
+if TYPE_CHECKING:
+    import networkx
+
+ROOT = 0
+TRIES = 3  # a failed expansion is asked again up to twice before its leaf closes
+
+
+class Tree:
+    """Nodes of one search and their statistics. `rng` is the search's only source of randomness."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = random.Random(seed)
+        self.steps: list[Step | None] = [None]
+        self.parent = array("q", [-1])
+        self.depth = array("q", [0])  # steps from the root
+        self.children: list[list[int]] = [[]]
+        self.visits = array("q", [0])
+        self.ended = array("q", [0])  # visits whose value was backed up from here
+        self.total = array("d", [0.0])  # sum of backed-up values
+        self.best = array("d", [float("-inf")])  # largest backed-up value
+        self.held = array("q", [0])
+        self.failures = array("b", [0])
+        self.closed = bytearray([0])  # never to be grown again: finished, failed, or a duplicate
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    # Growth
+
+    def grow(self, expansion: Expansion) -> list[int]:
+        """Append the chains below their leaf; return the tip (last node) of each, in order.
+
+        An error appends nothing and closes the leaf at its third failure; so does a reply without any chain at once.
+        """
+        leaf = expansion.leaf
+        if expansion.error is not None:
+            self.failures[leaf] += 1
+            if self.failures[leaf] >= TRIES:
+                self.closed[leaf] = 1
+            return []
+        if not expansion.chains:
+            self.closed[leaf] = 1
+        tips = []
+        for chain in expansion.chains:
+            at = leaf
+            for step in chain:
+                at = self._append(at, step)
+            tips.append(at)
+        return tips
+
+    def _append(self, parent: int, step: Step) -> int:
+        node = len(self.steps)
+        self.steps.append(step)
+        self.parent.append(parent)
+        self.depth.append(self.depth[parent] + 1)
+        self.children.append([])
+        self.children[parent].append(node)
+        self.visits.append(0)
+        self.ended.append(0)
+        self.total.append(0.0)
+        self.best.append(float("-inf"))
+        self.held.append(0)
+        self.failures.append(0)
+        self.closed.append(step.finish != "step")
+        return node
+
+    def close(self, node: int) -> None:
+        """Never grow this node again (a duplicate, a dead end)."""
+        self.closed[node] = 1
+
+    def is_open(self, node: int) -> bool:
+        return not self.closed[node]
+
+    # Statistics
+
+    def hold(self, node: int, count: int = 1) -> None:
+        """A request at this node is in flight: `count` unobserved visits here and above (negative: released)."""
+        for i in self.ancestors(node):
+            self.held[i] += count
+
+    def release(self, node: int, count: int = 1) -> None:
+        self.hold(node, -count)
+
+    def backup(self, node: int, value: float) -> None:
+        """One visit with this value, from here up to the root."""
+        self.ended[node] += 1
+        for i in self.ancestors(node):
+            self.visits[i] += 1
+            self.total[i] += value
+            if value > self.best[i]:
+                self.best[i] = value
+
+    def mean(self, node: int) -> float:
+        """Mean of the values backed up through here; needs a visit."""
+        return self.total[node] / self.visits[node]
+
+    # Views
+
+    def ancestors(self, node: int) -> Iterator[int]:
+        """The node, its parent, ..., the root."""
+        while node >= 0:
+            yield node
+            node = self.parent[node]
+
+    def path(self, node: int) -> tuple[Step, ...]:
+        """Steps from the root down to this node."""
+        steps = [self.steps[i] for i in self.ancestors(node)]
+        return tuple(step for step in reversed(steps) if step is not None)
+
+    def score(self, node: int) -> float:
+        """The scorer's value of this step; 0 for the root and where nothing was scored."""
+        step = self.steps[node]
+        return step.score if step is not None and step.score is not None else 0.0
+
+    def finish(self, node: int) -> str:
+        step = self.steps[node]
+        return "step" if step is None else step.finish
+
+    def tokens(self) -> int | None:
+        """Generated tokens of all nodes; None if any count is unknown."""
+        total = 0
+        for step in self.steps[1:]:
+            assert step is not None
+            if step.tokens is None:
+                return None
+            total += step.tokens
+        return total
+
+    def candidates(self) -> list[Candidate]:
+        """Finished leaves in tree order: ended by an answer, or cut by a limit with a readable one."""
+        return [self._candidate(i) for i, step in enumerate(self.steps) if step is not None and _finished(step)]
+
+    def _candidate(self, node: int) -> Candidate:
+        path = self.path(node)
+        counts = [step.tokens for step in path]
+        return Candidate(
+            node=node,
+            answer=path[-1].answer,
+            canonical=path[-1].canonical,
+            text="".join(step.text for step in path),
+            scores=tuple(step.score for step in path),
+            outcome=path[-1].outcome,
+            tokens=None if None in counts else sum(c for c in counts if c is not None),
+        )
+
+    def view(self) -> networkx.DiGraph:
+        """The tree as a networkx graph, for analysis and export; text and numbers are node attributes."""
+        import networkx as nx
+
+        graph = nx.DiGraph()
+        for i, step in enumerate(self.steps):
+            graph.add_node(i, depth=self.depth[i], visits=self.visits[i], total=self.total[i], closed=bool(self.closed[i]))
+            if step is not None:
+                values = {"text": step.text, "score": step.score, "finish": step.finish, "tokens": step.tokens,
+                          "logprob": step.logprob, "answer": step.answer, "outcome": step.outcome}  # fmt: skip
+                graph.add_node(i, **{k: v for k, v in values.items() if v is not None})
+                graph.add_edge(self.parent[i], i)
+        return graph
+
+
+def _finished(step: Step) -> bool:
+    return step.finish == "answer" or (step.finish == "length" and step.answer is not None)

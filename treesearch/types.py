@@ -1,0 +1,160 @@
+"""The values that travel: problems, wishes, jobs, replies, answers. Know no tree, no clock, no model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Literal
+
+Until = Literal["step", "answer", "revision"]
+Score = Literal["step", "siblings"] | None
+Finish = Literal["step", "answer", "length"]
+Stopped = Literal["finished", "decided", "budget", "deadline", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question. `reference` is what the checker compares with; no search and no scorer but `oracle` sees it."""
+
+    id: str
+    question: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a proposer draws. Temperature 0 is greedy; a tuple of temperatures is cycled over the chain index."""
+
+    temperature: float | tuple[float, ...] = 1.0
+    top_p: float = 1.0
+
+    def temperature_of(self, chain: int) -> float:
+        """Temperature of the chain with this index at its path."""
+        t = self.temperature
+        return t[chain % len(t)] if isinstance(t, tuple) else t
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of reasoning, a node of the tree.
+
+    `text` is the decode of `ids` (empty where a backend has no ids), `tokens` their number (None: unknown).
+    `logprob` is in nats, summed over the step; `score` any finite float, by default P(right so far) in [0, 1].
+    `finish`: `step` (goes on), `answer` (the chain ended) or `length` (cut by a limit). On a finished step `answer` is
+    what the task read from the whole chain, `canonical` its form for votes (both None: nothing readable), and
+    `outcome` the outcome model's score.
+    """
+
+    text: str
+    ids: tuple[int, ...] = ()
+    tokens: int | None = None
+    logprob: float | None = None
+    score: float | None = None
+    finish: Finish = "step"
+    answer: str | None = None
+    canonical: str | None = None
+    outcome: float | None = None
+
+
+Chain = tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expand:
+    """The one wish of a search: sample `n` continuations of the path to node `leaf` until `until`, and score them.
+
+    `n=None` asks for all there are (enumerating proposers only). `score=None` leaves the new steps unscored.
+    """
+
+    leaf: int
+    n: int | None
+    until: Until = "step"
+    sampling: Sampling | None = None
+    proposer: str | None = None
+    score: Score = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A wish made self-contained and re-sendable. Chain i at this path has the seed `chain_seed(job.seed, i)`."""
+
+    id: str  # "PROBLEM/SEQ"
+    problem: Problem
+    path: Chain  # steps from the root to the leaf; the prompt is made from the question by the task
+    first: int  # chains already asked at this path
+    n: int | None
+    until: Until
+    sampling: Sampling
+    seed: int  # H(run seed, problem id, path): no attempt and no sequence number
+    score: Score = "step"
+    proposer: str | None = None
+    leaf: int = 0  # the node in its own tree; a backend has no use for it
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """The one reply to a wish: `chains` with one or more steps each, or an `error`. `scored`: tokens the scorer computed."""
+
+    leaf: int
+    chains: tuple[Chain, ...] = ()
+    error: str | None = None
+    scored: int | None = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A finished leaf of a tree, as a vote sees it."""
+
+    node: int
+    answer: str | None
+    canonical: str | None
+    text: str
+    scores: tuple[float | None, ...]  # step scores along the path
+    outcome: float | None
+    tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a search says about a problem: the winner and everything it chose from."""
+
+    problem: Problem
+    answer: str | None
+    score: float | None  # the winner's value under the rule
+    text: str
+    candidates: tuple[Candidate, ...]
+    stopped: Stopped
+    tokens_generated: int | None
+    tokens_scored: int | None
+    tokens_wasted: int | None
+    expansions: int
+    seconds: float
+    error: str | None = None
+    nodes: int = field(default=0)
+
+
+def digest(*parts: str | bytes | int | tuple[int, ...]) -> int:
+    """64 stable bits of the parts, each with its length, so that no two lists of parts run together."""
+    h = blake2b(digest_size=8)
+    for part in parts:
+        raw = part if isinstance(part, bytes) else repr(part).encode("utf-8", "surrogatepass")
+        h.update(len(raw).to_bytes(4, "little") + raw)
+    return int.from_bytes(h.digest(), "little")
+
+
+def path_digest(parent: int, step: Step) -> int:
+    """Digest of a path, one step at a time: equal steps under equal parents are the same path."""
+    return digest(parent, step.ids or step.text)
+
+
+def chain_seed(job_seed: int, chain: int) -> int:
+    """Seed of the `chain`-th sample at a path: 4 wishes of 1 chain and 1 wish of 4 draw the same chains."""
+    return digest(job_seed, chain)
+
+
+def finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
