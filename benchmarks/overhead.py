@@ -45,7 +45,9 @@ class NullProposer:
         key = job.seed + i
         if job.until == "step" and len(job.path) + 1 < DEPTH:
             return (self.steps[key % 997],)
-        through = () if job.until == "step" else tuple(self.steps[(key + k) % 997] for k in range(DEPTH - 1 - len(job.path)))
+        through = (
+            () if job.until == "step" else tuple(self.steps[(key + k) % 997] for k in range(DEPTH - 1 - len(job.path)))
+        )
         return (*through, self.ends[key % 97])
 
 
@@ -62,7 +64,9 @@ async def expansions(case: dict, problems: int) -> tuple[int, float]:
     """(expansions, processor seconds) of a whole run."""
     parameters = {k: v for k, v in case.items() if k != "type"}
     checker = Checker()
-    engine = Engine(SEARCHES[case["type"]](**parameters), load_task("plain"), [NullProposer()], [NullScorer()], checker=checker)  # type: ignore[list-item]
+    engine = Engine(
+        SEARCHES[case["type"]](**parameters), load_task("plain"), [NullProposer()], [NullScorer()], checker=checker
+    )  # type: ignore[list-item]
     start = time.process_time()
     async for _ in engine.answers(Problem(f"p{k}", "question", "1") for k in range(problems)):
         pass

@@ -1,4 +1,4 @@
-"""Models by key: what they say is a function of the job alone, so equality of trees is exact. Latencies are drawn, not slept."""
+"""Models by key: what they say is a function of the job alone, so trees compare exactly. Latencies are drawn, not slept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def problems(count: int) -> list[Problem]:
 class World:
     """Workers with random latencies around a manager: replies come reordered and twice, on a virtual clock."""
 
-    def __init__(self, manager: Manager, workers: int, seed: int, failures: float = 0.0, duplicates: float = 0.1) -> None:
+    def __init__(
+        self, manager: Manager, workers: int, seed: int, failures: float = 0.0, duplicates: float = 0.1
+    ) -> None:
         self.manager, self.workers, self.failures, self.duplicates = manager, workers, failures, duplicates
         self.rng = random.Random(seed)
         self.journal: dict[str, list[Reply]] = {}
@@ -53,7 +55,9 @@ class World:
         self.jobs: list[Job] = []
         self.now = 0.0
 
-    def run(self, asked: Sequence[Problem], journals: dict[str, list[Reply]] | None = None, stop_after: int | None = None) -> World:
+    def run(
+        self, asked: Sequence[Problem], journals: dict[str, list[Reply]] | None = None, stop_after: int | None = None
+    ) -> World:
         waiting: list[Job] = []
         running: list[tuple[float, int, Job]] = []
         delivered = 0
@@ -89,7 +93,14 @@ class World:
 
 def shape(tree) -> tuple:
     """All that makes a tree, comparable."""
-    return (tuple(tree.parent), tuple(tree.steps), tuple(tree.visits), tuple(tree.total), tuple(tree.held), bytes(tree.closed))
+    return (
+        tuple(tree.parent),
+        tuple(tree.steps),
+        tuple(tree.visits),
+        tuple(tree.total),
+        tuple(tree.held),
+        bytes(tree.closed),
+    )
 
 
 class FakeProposer:
@@ -128,7 +139,10 @@ class FakeScorer:
 
     async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:
         await asyncio.sleep(0)
-        return [Scored(tuple(tuple(s.score or 0.0 for s in c) for c in chains), sum(map(len, chains))) for _, chains in items]
+        return [
+            Scored(tuple(tuple(s.score or 0.0 for s in c) for c in chains), sum(map(len, chains)))
+            for _, chains in items
+        ]
 
     async def close(self) -> None: ...
 
@@ -138,5 +152,3 @@ class InlineChecker:
 
     async def read(self, task: object, question: str, steps: Sequence[str]) -> tuple[str | None, str | None]:
         return steps[-1].strip(), steps[-1].strip()
-
-

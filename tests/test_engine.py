@@ -76,7 +76,7 @@ def test_a_stopped_run_resumes_from_its_journal_to_the_same_answers(tmp_path: Pa
     whole = run(make([FakeProposer()]))
     for k in (1, 3, 5):
 
-        async def some(k: int = k) -> None:
+        async def some(k: int, store: Store) -> None:
             engine = make([FakeProposer(seed=k)], store=store, trees=3)
             seen = 0
             stream = engine.answers(problems(8))
@@ -87,7 +87,7 @@ def test_a_stopped_run_resumes_from_its_journal_to_the_same_answers(tmp_path: Pa
             await stream.aclose()
 
         store = Store.open(tmp_path / f"{k}.db", "a")
-        asyncio.run(some())
+        asyncio.run(some(k, store))
         store.close()
         store = Store.open(tmp_path / f"{k}.db", "a")
         again = FakeProposer(seed=9)

@@ -15,7 +15,7 @@ FLOORS = [
     {"algorithms"},
     {"manager", "store", "dispatch"},
     {"backends", "models", "checker"},
-    {"pool", "engine", "config", "problems", "run"},
+    {"pool", "engine", "config", "problems", "progress", "run"},
     {"actors"},
     {"cli", "__main__", "sweep", "server", "viewer", "report", "export", "doctor", "learn"},
 ]

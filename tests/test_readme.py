@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from treesearch.backends.base import Limits
 from treesearch.errors import TreesearchError
+from treesearch.tasks import load_task
+from treesearch.tasks.base import Prompt
 from treesearch.tree import Tree
 from treesearch.types import Expansion, Job, Sampling
 
@@ -47,14 +51,16 @@ def test_every_file_of_the_tree_says_what_it_is():
     assert all(len(text) > 3 for text in helper().listed(README).values())
 
 
-def test_there_is_an_example_of_a_search_a_task_a_proposer_and_a_scorer():
-    assert len(BLOCKS) == 4
+def test_there_are_short_examples_of_a_search_a_task_a_proposer_a_scorer_and_their_specs():
+    assert len(BLOCKS) == 5
     assert all(sum(1 for line in block.splitlines() if line.strip()) <= 20 for block in BLOCKS)
 
 
 def test_the_examples_solve_a_problem_together(names: dict[str, Any]):
     """The README's search, over the README's proposer and scorer, on the README's task, one reply at a time."""
-    task, proposer, scorer = names["backwards"], names["Guess"](), names["StartsLikeItEnds"]()
+    task = names["backwards"]
+    proposer = names["Guessing"]().build(task, Prompt(), Limits())
+    scorer = names["Starting"]().build(task, Prompt())
     problem = task.problems("backwards")[0]
     tree = Tree()
     wishes = names["UntilGood"](tries=50, enough=0.5).search(tree)
@@ -77,6 +83,13 @@ def test_the_examples_solve_a_problem_together(names: dict[str, Any]):
     assert candidates[-1].text.startswith("d") and sorted(candidates[-1].text) == sorted(problem.question)
     assert task.check(problem, "Desserts") is True
     assert task.check(problem, candidates[0].text) is False
+
+
+def test_the_example_task_can_be_named_in_a_config(names: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    module = ModuleType("readme_example")
+    module.__dict__.update(names)
+    monkeypatch.setitem(sys.modules, "readme_example", module)
+    assert load_task("readme_example:backwards") is names["backwards"]
 
 
 def test_the_example_proposer_draws_the_same_chains_in_whatever_portions(names: dict[str, Any]):

@@ -17,7 +17,9 @@ from treesearch.types import Expansion, Step
 
 @pytest.fixture
 def journal() -> list[Reply]:
-    return World(Manager(SEARCHES["beam"](beams=2, branch=2), seed=1), 4, 0, failures=0.1).run(problems(1)).journal["p0"]
+    return (
+        World(Manager(SEARCHES["beam"](beams=2, branch=2), seed=1), 4, 0, failures=0.1).run(problems(1)).journal["p0"]
+    )
 
 
 def test_a_reply_survives_the_round_trip_bit_for_bit(journal: list[Reply]) -> None:

@@ -46,7 +46,8 @@ class Checker:
     """Reads and checks answers of any task. One a run; call `close` at the end.
 
     `seconds` bounds one operation on one answer, `memory` (bytes) one process. An answer that exceeds them cannot be
-    read, and is not equal to the reference: `timeouts` counts these, `failures` those on which the task itself raised.
+    read, and is not equal to the reference: `timeouts` counts those killed, `failures` those on which the task raised
+    (out of memory is one).
     """
 
     def __init__(self, processes: int = 1, seconds: float = 2.0, memory: int = 1 << 30) -> None:
@@ -57,6 +58,7 @@ class Checker:
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
         self._lock = threading.Lock()
+        self._closed = False
         self._cache: OrderedDict[tuple[str, ...], Any] = OrderedDict()
 
     async def read(self, task: Task, question: str, steps: Sequence[str]) -> tuple[str | None, str | None]:
@@ -84,26 +86,25 @@ class Checker:
 
     def close(self) -> None:
         """End all processes; what is running is killed."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
+            self._closed = True
             running = list(self._all)
         for process in running:
             process.kill()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        with self._lock:  # one that was being started meanwhile
-            for process in self._all:
-                process.kill()
-            self._all.clear()
-            self._idle.clear()
+        self._threads.shutdown(wait=True)
 
     async def _ask(self, request: dict[str, Any], key: tuple[str, ...] | None) -> Any:
-        if key is not None and key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
+        with self._lock:
+            if key is not None and key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
         value = await asyncio.wrap_future(self._threads.submit(self._exchange, request))
         if key is not None:
-            self._cache[key] = value
-            if len(self._cache) > _CACHED:
-                self._cache.popitem(last=False)
+            with self._lock:
+                self._cache[key] = value
+                if len(self._cache) > _CACHED:
+                    self._cache.popitem(last=False)
         return value
 
     def _exchange(self, request: dict[str, Any]) -> Any:
@@ -122,9 +123,11 @@ class Checker:
             self._drop(process)
             raise
         if "error" in reply:
-            _log.warning("task %s failed in %s: %s", request["task"], request["op"], reply["error"])
             with self._lock:
                 self.failures += 1
+                first = self.failures == 1
+            log = _log.warning if first else _log.debug
+            log("task %s failed in %s: %s", request["task"], request["op"], reply["error"])
         with self._lock:
             self._idle.append(process)
         return reply.get("value")
@@ -139,8 +142,10 @@ class Checker:
             if process.alive():
                 return process
             self._drop(process)
-        process = _Process(*self._limits)
-        with self._lock:
+        with self._lock:  # held while it starts (milliseconds), so that `close` misses none
+            if self._closed:
+                raise RunError("the checker is closed: nothing can be read or checked any more")
+            process = _Process(*self._limits)
             self._all.add(process)
         return process
 
@@ -164,6 +169,7 @@ class _Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt at the terminal is for the run, which then closes the checker
         )
         theirs.close()
 
@@ -213,10 +219,10 @@ def serve(pipe: int, memory: int, seconds: float) -> None:
         loading = request["op"] == "load"
         _limit_time(_START_SECONDS if loading else seconds)
         try:
-            reply = {"value": _OPERATIONS[request["op"]](tasks, request)}
+            reply = json.dumps({"value": _OPERATIONS[request["op"]](tasks, request)})
         except Exception as error:  # whatever a task raises on a model's text is a value for the caller
-            reply = {"error": f"{type(error).__name__}: {error}"[:500]}
-        connection.send_bytes(json.dumps(reply).encode())
+            reply = json.dumps({"error": f"{type(error).__name__}: {error}"[:500]})
+        connection.send_bytes(reply.encode())
 
 
 def _load(tasks: dict[str, Task], request: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """YAML and `key=value` pairs -> one frozen `Config`. Knows no model, no loop and no search's parameters.
 
-A search or backend declares its parameters once, as its own dataclass; pydantic's TypeAdapter validates that dataclass, and
-its `__post_init__` refuses values out of range. Keys come in layers (defaults, file, overrides); a layer that changes the
-`type` of a section drops the keys that lower layers set for the old type.
+A search or backend declares its parameters once, as its own dataclass; pydantic's TypeAdapter validates that dataclass,
+and its `__post_init__` refuses values out of range. Keys come in layers (defaults, file, overrides); a layer that
+changes the `type` of a section drops the keys that lower layers set for the old type.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Data = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """`trees`: searches live at once (auto: until all replicas' credits are used). `delivery` null means `issue` in runs."""
+    """`trees`: searches live at once (auto: as many as use all credits). `delivery` null means `issue` in runs."""
 
     trees: int | Literal["auto"] = "auto"
     delivery: Literal["issue", "arrival"] | None = None
@@ -152,7 +152,9 @@ def read(path: str | Path) -> Data:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: holds a {type(data).__name__}, not keys and values such as `search: {{type: beam}}`")
+        raise ConfigError(
+            f"{path}: holds a {type(data).__name__}, not keys and values such as `search: {{type: beam}}`"
+        )
     return data
 
 
@@ -168,7 +170,9 @@ def parse_overrides(overrides: Iterable[str]) -> Data:
         for i, part in enumerate(parts[:-1]):
             here = _spelled(".".join(parts[: i + 1]), at.setdefault(part, {}))
             if not isinstance(here, dict):
-                raise ConfigError(f"--set {text!r}: {'.'.join(parts[: i + 1])} was set to {here!r} before, which has no keys")
+                raise ConfigError(
+                    f"--set {text!r}: {'.'.join(parts[: i + 1])} was set to {here!r} before, which has no keys"
+                )
             at[part] = at = here
         at[parts[-1]] = _value(text, value)
     return layer
@@ -195,12 +199,12 @@ def build(layers: Sequence[Data]) -> Config:
     merged: Data = {name: dict(value) if isinstance(value, dict) else value for name, value in DEFAULTS.items()}
     named: dict[str, bool] = dict.fromkeys(TYPED, True)  # whether the keys so far were set for a type given with them
     for layer in layers:
-        _known(layer, DEFAULTS, "")
+        check_keys(layer, DEFAULTS, "")
         for name, value in layer.items():
             merged[name] = _merge(name, merged[name], _spelled(name, value), named)
     values: Data = {name: merged[name] for name in DEFAULTS if name not in PLAIN and name not in TYPED}
     values |= {name: _section(cls, merged[name], name) for name, cls in PLAIN.items()}
-    values |= {name: _typed(name, merged[name]) for name in TYPED}
+    values |= {name: _typed(name, _with_rule(name, merged[name], values["answer"])) for name in TYPED}
     values |= _scalars(values)
     config = Config(**values)
     _check(config)
@@ -213,7 +217,9 @@ def _spelled(name: str, value: Any) -> Any:
         if isinstance(value, str):
             return {"type": value}
         if value is None:
-            raise ConfigError(f"{name} is empty: use {{type: none}} to go without, or leave the key out for the default")
+            raise ConfigError(
+                f"{name} is empty: use {{type: none}} to go without, or leave the key out for the default"
+            )
         if isinstance(value, list):
             raise ConfigError(f"{name} is a list: a run has one {name}; use a mapping such as {{type: bundled}}")
     if name in PLAIN and value is None:
@@ -242,9 +248,20 @@ def _typed(name: str, data: Data) -> Any:
     known = _registry(name)
     kind = data["type"]
     if not isinstance(kind, str) or kind not in known:
-        raise ConfigError(f"{name}.type = {kind!r}: unknown{_nearest(str(kind), known)}; known types: {', '.join(known)}")
+        raise ConfigError(
+            f"{name}.type = {kind!r}: unknown{_nearest(str(kind), known)}; known types: {', '.join(known)}"
+        )
     keys = {key: value for key, value in data.items() if key != "type"}
     return _section(known[kind], keys, name, f" of type {kind}")
+
+
+def _with_rule(name: str, data: Data, answer: AnswerRule) -> Data:
+    """A search that stops early on a vote counts it by the rule that chooses the answer, unless told otherwise."""
+    cls = _registry(name).get(data["type"]) if name == "search" and isinstance(data["type"], str) else None
+    own = {f.name for f in dataclasses.fields(cls)} if cls is not None else set()
+    if not {"rule", "aggregate"} <= own:  # an aggregate alone ranks survivors: another matter
+        return data
+    return {"rule": answer.rule, "aggregate": answer.aggregate} | data
 
 
 def _section(cls: type, data: Data, where: str, of: str = "") -> Any:
@@ -264,7 +281,8 @@ def _scalars(values: Data) -> Data:
     from pydantic import TypeAdapter, ValidationError
 
     out: Data = {}
-    for name, kind in (("problems", str), ("limit", int | None), ("task", str)):
+    kinds: dict[str, Any] = {"problems": str, "limit": int | None, "task": str}
+    for name, kind in kinds.items():
         try:
             out[name] = TypeAdapter(kind).validate_python(values[name])
         except ValidationError as error:
@@ -282,13 +300,15 @@ def _explain(errors: Sequence[Any], data: Data, where: str) -> str:
     return f"{where}.{first} = {data.get(first)!r}: {reason}"
 
 
-def _known(data: Data, known: Iterable[str], where: str, of: str = "") -> None:
+def check_keys(data: Data, known: Iterable[str], where: str, of: str = "") -> None:
     """Refuse the first key that does not exist, naming the nearest that does."""
     names = list(known)
     for key in data:
         if key not in names:
             dotted = f"{where}.{key}" if where else str(key)
-            raise ConfigError(f"{dotted}: unknown key{of}{_nearest(str(key), names, where)}; known: {', '.join(names) or 'none'}")
+            raise ConfigError(
+                f"{dotted}: unknown key{of}{_nearest(str(key), names, where)}; known: {', '.join(names) or 'none'}"
+            )
 
 
 def _nearest(word: str, known: Iterable[str], where: str = "") -> str:
@@ -300,7 +320,7 @@ def _known_fields(cls: type, data: Data, where: str, of: str = "") -> None:
     """`_known` for a dataclass and the dataclasses in it."""
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls) if f.init]
-    _known(data, names, where, of)
+    check_keys(data, names, where, of)
     for key, value in data.items():
         inner = _dataclass_in(hints[key])
         if inner is not None and isinstance(value, dict):
@@ -381,6 +401,6 @@ def matters(resolved: Data) -> Data:
 
 
 def digest(config: Config) -> str:
-    """Identity of a run: equal digests give interchangeable results. `limit`, `engine.trees` and `cluster` are not in it."""
+    """Identity of a run: equal digests give interchangeable results. NO_MATTER keys are not in it."""
     text = json.dumps(matters(config.resolved()), sort_keys=True)
     return blake2b(text.encode(), digest_size=8).hexdigest()

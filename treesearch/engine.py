@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,11 +65,15 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         s = self.settings = settings or Settings()
-        self.manager = Manager(search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed)
+        self.manager = Manager(
+            search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed
+        )
         self.task, self.checker, self.store, self.clock = task, checker, store, clock
         self.proposers = Pool([p.propose for p in proposers], [p.max_jobs for p in proposers], s.timeout)
         self.scorers = Pool([p.score for p in scorers], [p.max_jobs for p in scorers], s.timeout) if scorers else None
-        self.outcomes = Pool([p.score for p in outcomes], [p.max_jobs for p in outcomes], s.timeout) if outcomes else None
+        self.outcomes = (
+            Pool([p.score for p in outcomes], [p.max_jobs for p in outcomes], s.timeout) if outcomes else None
+        )
         self.credits = sum(p.max_jobs for p in proposers)
         self.stats = Stats()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -84,7 +88,7 @@ class Engine:
         self._source: Iterator[Problem] = iter(())
         self._more = False
 
-    async def answers(self, problems: Iterable[Problem]) -> AsyncIterator[Answer]:
+    async def answers(self, problems: Iterable[Problem]) -> AsyncGenerator[Answer, None]:
         """Search all problems; their answers in order of completion. Raises RunError if the run cannot go on."""
         self._source = iter(problems)
         self._more = True
@@ -210,7 +214,9 @@ class Engine:
         if ended and self.outcomes is not None:
             result = await self.outcomes.run(job.id, (job, tuple(chains[k] for k in ended)))
             values = dict(zip(ended, (_single(s) for s in result.scores), strict=True))
-            chains = tuple((*c[:-1], replace(c[-1], outcome=values[k])) if k in values else c for k, c in enumerate(chains))
+            chains = tuple(
+                (*c[:-1], replace(c[-1], outcome=values[k])) if k in values else c for k, c in enumerate(chains)
+            )
             scored = add(scored, result.tokens)
         return Expansion(job.leaf, chains, scored=scored)
 

@@ -67,7 +67,9 @@ class Live:
     wishes: Wishes
     started: float
     digests: list[int]  # of the path to each node, grown with the tree
-    outstanding: dict[int, tuple[Job, int, int]] = field(default_factory=dict)  # seq -> job, leaf, wish digest; oldest first
+    outstanding: dict[int, tuple[Job, int, int]] = field(
+        default_factory=dict
+    )  # seq -> job, leaf, wish digest; oldest first
     ready: dict[int, Expansion] = field(default_factory=dict)  # arrived, not yet its turn
     asked: dict[int, int] = field(default_factory=dict)  # path digest -> chains asked at that path so far
     issued: int = 0
@@ -159,7 +161,11 @@ class Manager:
     def overdue(self, now: float) -> list[str]:
         """Problems whose time budget is used up."""
         seconds = self.budget.seconds
-        return [] if seconds is None else [p for p, s in self.live.items() if s.stopped is None and now - s.started >= seconds]
+        return (
+            []
+            if seconds is None
+            else [p for p, s in self.live.items() if s.stopped is None and now - s.started >= seconds]
+        )
 
     def answer(self, problem_id: str, now: float, seconds: float | None = None) -> Answer:
         """Choose the answer of an ended search from its finished leaves, and forget the search."""
@@ -245,7 +251,8 @@ class Manager:
     def _end(self, live: Live, out: Outcome) -> None:
         """Close the generator; what is outstanding ends as cancelled, what had arrived too early is waste."""
         live.wishes.close()
-        out.cancelled += [entry[0].id for entry in live.outstanding.values()]
+        unsent = {job.id for job in out.jobs}
+        out.cancelled += [job.id for job, _, _ in live.outstanding.values() if job.id not in unsent]
         for reply in live.ready.values():
             live.wasted = add(live.wasted, tokens_of(reply))
         live.outstanding.clear()

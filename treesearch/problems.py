@@ -27,7 +27,9 @@ def read(source: str, task: Task, limit: int | None = None) -> list[Problem]:
     Raises ProblemError ("FILE:LINE: ...") for a malformed row, ConfigError for a source that cannot be read at all.
     """
     if source.startswith("hf:"):
-        raise ConfigError(f"problems = {source!r}: Hub data sets cannot be read yet; download it and give the .jsonl or .parquet")
+        raise ConfigError(
+            f"problems = {source!r}: Hub data sets cannot be read yet; download it and give the .jsonl or .parquet"
+        )
     if source == "-":
         return _problems("<stdin>", _jsonl("<stdin>", sys.stdin), task, limit)
     path = Path(source)
@@ -35,7 +37,9 @@ def read(source: str, task: Task, limit: int | None = None) -> list[Problem]:
     if kind in SUFFIXES:
         return _problems(source, _rows(path, kind), task, limit)
     if path.suffix or "/" in source:
-        raise ConfigError(f"problems = {source!r}: not a known format; use {', '.join(SUFFIXES)} (also .gz), or - for stdin")
+        raise ConfigError(
+            f"problems = {source!r}: not a known format; use {', '.join(SUFFIXES)} (also .gz), or - for stdin"
+        )
     problems = task.problems(source)
     return problems if limit is None else problems[:limit]
 
@@ -80,7 +84,9 @@ def _csv(name: str, file: TextIO) -> Iterator[Row]:
 
 def _parquet(path: Path) -> Iterator[Row]:
     if importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError(f"problems = {str(path)!r}: parquet needs pyarrow; pip install pyarrow, or convert it to .jsonl")
+        raise ConfigError(
+            f"problems = {str(path)!r}: parquet needs pyarrow; pip install pyarrow, or convert it to .jsonl"
+        )
     from pyarrow import parquet
 
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -100,21 +106,29 @@ def _problems(name: str, rows: Iterable[Row], task: Task, limit: int | None) -> 
             break
         problem = _problem(f"{name}:{number}", number, row, task)
         if problem.id in lines:
-            raise ProblemError(f"{name}:{number}: id {problem.id!r} was used on line {lines[problem.id]}; ids must differ")
+            raise ProblemError(
+                f"{name}:{number}: id {problem.id!r} was used on line {lines[problem.id]}; ids must differ"
+            )
         lines[problem.id] = number
         out.append(problem)
     if not out:
-        raise ProblemError(f"{name}: no problems in it; each line is an object with a question, and an answer to check against")
+        raise ProblemError(
+            f"{name}: no problems in it; each line is an object with a question, and an answer to check against"
+        )
     return out
 
 
 def _problem(where: str, number: int, row: Mapping[str, Any], task: Task) -> Problem:
-    own: tuple[str, ...] = getattr(task, "fields", ())  # (question, reference) as the published files of a task name them
+    own: tuple[str, ...] = getattr(
+        task, "fields", ()
+    )  # (question, reference) as the published files of a task name them
     question, reference = _field(row, (*own[:1], *QUESTION)), _field(row, (*own[1:], *REFERENCE))
     if question is None and isinstance(row.get("numbers"), list):
         question, reference = _puzzle(row, task)
     if not isinstance(question, str) or not question.strip():
-        found = "an empty or non-text one" if question is not None else f"only {', '.join(map(str, row)) or 'no fields'}"
+        found = (
+            "an empty or non-text one" if question is not None else f"only {', '.join(map(str, row)) or 'no fields'}"
+        )
         raise ProblemError(f"{where}: a row needs a question (or problem) of text, this one has {found}")
     given = row.get("id")
     if given is not None and (isinstance(given, bool) or not isinstance(given, str | int) or given == ""):

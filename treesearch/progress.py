@@ -82,7 +82,7 @@ class PlainProgress(Progress):
 
 
 class LiveProgress(Progress):
-    """One line that is redrawn in place. Redrawn by `tick`, not by a thread: counters are read where they are written."""
+    """One line that is redrawn in place. By `tick`, not by a thread: counters are read where they are written."""
 
     def __init__(self, console: Console) -> None:
         from rich.live import Live

@@ -1,4 +1,4 @@
-"""Numbers and tables about finished runs: intervals, summaries side by side. Knows no search and no model."""
+"""Tables about finished runs: a summary, summaries side by side. Knows no search and no model."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-
-def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion; (0, 1) where nothing was counted."""
-    if total == 0:
-        return 0.0, 1.0
-    from scipy.stats import binomtest
-
-    interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def percent(value: float | None) -> str:

@@ -10,8 +10,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from treesearch.engine import Engine, Settings
 from treesearch.errors import ConfigError
 from treesearch.manager import total
 from treesearch.progress import Progress
-from treesearch.report import wilson
 from treesearch.store import Store
 from treesearch.tasks import load_task
 from treesearch.tasks.base import Task
@@ -91,12 +90,17 @@ def engine(config: Config, models: Models, task: Task, store: Store | None = Non
     )
 
 
+def _stream(engine: Engine, asked: Sequence[Problem]) -> AbstractAsyncContextManager[AsyncGenerator[Answer, None]]:
+    """The engine's answers, closed with the block: an interrupted run commits what it had."""
+    return aclosing(engine.answers(asked))
+
+
 async def answer_all(config: Config, asked: Sequence[Problem], task: Task | None = None) -> list[Answer]:
     """Search `asked` without a run's folder; answers in the order asked."""
     models = Models()
     try:
         found: dict[str, Answer] = {}
-        async with aclosing(engine(config, models, task or load_task(config.task)).answers(asked)) as answers:
+        async with _stream(engine(config, models, task or load_task(config.task)), asked) as answers:
             async for answer in answers:
                 found[answer.problem.id] = answer
         return [found[problem.id] for problem in asked]
@@ -122,7 +126,9 @@ async def run(config: Config, out: Path, progress: Progress | None = None, model
         engine(config, models, task)  # what cannot be built is said before a folder is made
         store = Store.open(out / "run.db", digest(config))
         try:
-            return await _Run(config, out, progress or Progress(), asked).go(engine(config, models, task, store), models)
+            return await _Run(config, out, progress or Progress(), asked).go(
+                engine(config, models, task, store), models
+            )
         finally:
             store.close()
     finally:
@@ -141,7 +147,7 @@ class _Run:
 
     async def go(self, engine: Engine, models: Models) -> Summary:
         """The whole run; the summary is written however it ends."""
-        _replace(self.out / "config.yaml", _yaml(self.config.resolved()))
+        replace_file(self.out / "config.yaml", _yaml(self.config.resolved()))
         self._write_rows()
         correct = sum(row["correct"] is True for row in self.rows.values())
         self.progress.start(len(self.asked), len(self.rows), correct, self.config.labels())
@@ -153,7 +159,7 @@ class _Run:
             self.progress.close()
             self._write_rows()
             summary = summarise(self.ordered(), self.before + time.monotonic() - self.started, self.config.labels())
-            _replace(self.out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+            replace_file(self.out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         for note in engine.store.notes if engine.store else []:
             self.progress.note(note)
         return summary
@@ -161,7 +167,7 @@ class _Run:
     async def _search(self, engine: Engine, models: Models) -> None:
         todo = [problem for problem in self.asked if problem.id not in self.rows]
         with open(self.out / "results.jsonl", "a", encoding="utf-8") as lines:
-            async with aclosing(engine.answers(todo)) as answers:
+            async with _stream(engine, todo) as answers:
                 async for answer in answers:
                     row = await result(answer, self.config, engine.task, models.checker)
                     lines.write(_line(row))
@@ -179,7 +185,7 @@ class _Run:
 
     def _write_rows(self) -> None:
         """results.jsonl in the order of the problems, whole."""
-        _replace(self.out / "results.jsonl", "".join(map(_line, self.ordered())))
+        replace_file(self.out / "results.jsonl", "".join(map(_line, self.ordered())))
 
 
 async def result(answer: Answer, config: Config, task: Task, checker: Checker) -> Row:
@@ -253,6 +259,16 @@ def summarise(rows: Sequence[Row], seconds: float, labels: list[str]) -> Summary
     }
 
 
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion; (0, 1) where nothing was counted."""
+    if total == 0:
+        return 0.0, 1.0
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 def read_rows(out: Path) -> Iterable[Row]:
     """The lines of results.jsonl that are whole: one cut short by a kill is made anew from run.db."""
     path = out / "results.jsonl"
@@ -276,7 +292,9 @@ def _kept(out: Path, asked: Sequence[Problem]) -> dict[str, Row]:
         if row["id"] not in questions or row["stopped"] == "cancelled":
             continue
         if row["question"] != questions[row["id"]]:
-            raise ConfigError(f"{out} has problem {row['id']!r} with another question: the problem set changed; use another --out")
+            raise ConfigError(
+                f"{out} has problem {row['id']!r} with another question: the problem set changed; use another --out"
+            )
         kept[row["id"]] = row
     return kept
 
@@ -307,7 +325,9 @@ def _same_run(config: Config, out: Path) -> None:
     differ = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
     if differ:
         told = "; ".join(f"{key}: {_told(theirs, key)} there, {_told(mine, key)} here" for key in differ)
-        raise ConfigError(f"{out} holds a run with another config ({told}); use another --out, or {out / 'config.yaml'} itself")
+        raise ConfigError(
+            f"{out} holds a run with another config ({told}); use another --out, or {out / 'config.yaml'} itself"
+        )
 
 
 def _told(keys: Mapping[str, Any], key: str) -> str:
@@ -334,7 +354,7 @@ def _yaml(data: Mapping[str, Any]) -> str:
     return text
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write a file so that a reader, or a kill, never finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

@@ -46,7 +46,9 @@ class Store:
             self._identify(identity)
         except sqlite3.DatabaseError as error:
             self._lock.close()
-            raise JournalError(f"{path}: {error}; it is damaged or not a journal: move it away to start anew") from error
+            raise JournalError(
+                f"{path}: {error}; it is damaged or not a journal: move it away to start anew"
+            ) from error
         except BaseException:
             self._lock.close()
             raise
@@ -83,7 +85,9 @@ class Store:
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise RunError(f"cannot write {self.path}: {error}; what was committed is safe, run again to go on") from error
+            raise RunError(
+                f"cannot write {self.path}: {error}; what was committed is safe, run again to go on"
+            ) from error
 
     def load(self, problem: str) -> tuple[list[Reply], Close | None]:
         """The journal of one problem: its replies in delivery order, and how it ended if it did."""
@@ -138,7 +142,17 @@ def unpack_reply(body: bytes) -> Reply:
 
 
 def _step_row(step: Step) -> tuple[Any, ...]:
-    return (step.text, step.ids, step.tokens, step.logprob, step.score, step.finish, step.answer, step.canonical, step.outcome)
+    return (
+        step.text,
+        step.ids,
+        step.tokens,
+        step.logprob,
+        step.score,
+        step.finish,
+        step.answer,
+        step.canonical,
+        step.outcome,
+    )
 
 
 def _seal(value: Any) -> bytes:

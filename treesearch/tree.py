@@ -46,7 +46,8 @@ class Tree:
     def grow(self, expansion: Expansion) -> list[int]:
         """Append the chains below their leaf; return the tip (last node) of each, in order.
 
-        An error appends nothing and closes the leaf at its third failure; so does a reply without any chain at once.
+        An error appends nothing and closes the leaf at its third failure in a row; a reply without any chain closes it
+        at once.
         """
         leaf = expansion.leaf
         if expansion.error is not None:
@@ -54,6 +55,7 @@ class Tree:
             if self.failures[leaf] >= TRIES:
                 self.closed[leaf] = 1
             return []
+        self.failures[leaf] = 0
         if not expansion.chains:
             self.closed[leaf] = 1
         tips = []
@@ -165,7 +167,9 @@ class Tree:
 
         graph = nx.DiGraph()
         for i, step in enumerate(self.steps):
-            graph.add_node(i, depth=self.depth[i], visits=self.visits[i], total=self.total[i], closed=bool(self.closed[i]))
+            graph.add_node(
+                i, depth=self.depth[i], visits=self.visits[i], total=self.total[i], closed=bool(self.closed[i])
+            )
             if step is not None:
                 values = {"text": step.text, "score": step.score, "finish": step.finish, "tokens": step.tokens,
                           "logprob": step.logprob, "answer": step.answer, "outcome": step.outcome}  # fmt: skip

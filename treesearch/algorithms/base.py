@@ -1,12 +1,13 @@
 """What a search is, and the two loops most of them share. Knows no model and no clock.
 
 A search is a frozen dataclass with one generator method: `reply = yield wishes` hands out new wishes (maybe none) and
-receives exactly one expansion, the oldest outstanding one by default. It ends by returning; the answer is chosen from the
-finished leaves by `answers.py`, apart from every search.
+receives exactly one expansion, the oldest outstanding one by default. It ends by returning; the answer is chosen from
+the finished leaves by `answers.py`, apart from every search.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from typing import Protocol
 
@@ -54,3 +55,11 @@ def at_least(low: float, **values: float | None) -> None:
     """Refuse every parameter below `low`; None passes (it means "not set")."""
     for name, value in values.items():
         require(value is None or value >= low, name, value, f"at least {low}")
+
+
+def softmax(x: Sequence[float]) -> list[float]:
+    """e^x over its sum; empty for none."""
+    top = max(x, default=0.0)  # exponents up to 0 cannot overflow
+    e = [math.exp(value - top) for value in x]
+    total = math.fsum(e)
+    return [value / total for value in e]

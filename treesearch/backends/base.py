@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from treesearch.types import Chain, Job
 
 if TYPE_CHECKING:
-    from treesearch.tasks.base import Task
+    pass
 
 
 @dataclass(frozen=True, slots=True)

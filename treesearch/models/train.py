@@ -34,7 +34,7 @@ from treesearch.tasks.puzzles import TEST_PUZZLES
 
 TARGET, LARGEST = 24, 99
 END, STEP, LENGTH = "<|endoftext|>", "<extra_0>", 48
-SHAPE = {"hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 4, "num_attention_heads": 3,
+SHAPE: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 4, "num_attention_heads": 3,
          "num_key_value_heads": 3, "max_position_embeddings": 512, "tie_word_embeddings": True}  # fmt: skip
 
 
@@ -161,7 +161,9 @@ def batches(arrays: Sequence[np.ndarray], size: int, steps: int, seed: int) -> I
         yield [torch.from_numpy(a[rows][:, :width].astype(np.int64)) for a in arrays]
 
 
-def fit(model: torch.nn.Module, loss_of: Any, data: Iterator[list[torch.Tensor]], steps: int, rate: float, name: str) -> float:
+def fit(
+    model: torch.nn.Module, loss_of: Any, data: Iterator[list[torch.Tensor]], steps: int, rate: float, name: str
+) -> float:
     """AdamW with warm-up and cosine decay; returns the wall time in seconds."""
     start = time.monotonic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -244,7 +246,9 @@ def prm_rows(model, tokenizer, count: int, sampled: int, rng: random.Random, gen
     for temperature in (0.7, 1.0, 1.0, 1.2, 1.5):
         chosen = [rng.choice(solvable if rng.random() < 0.85 else puzzles) for _ in range(sampled // 5)]
         asked = [question(shuffled(n, rng)) for n in chosen]
-        for numbers, q, steps in zip(chosen, asked, sample(model, tokenizer, asked, temperature, generator), strict=True):
+        for numbers, q, steps in zip(
+            chosen, asked, sample(model, tokenizer, asked, temperature, generator), strict=True
+        ):
             steps = [s for s in steps if s][:4]
             if steps:
                 rows.append((q, steps, labels(numbers, steps)))
@@ -265,14 +269,20 @@ def auc(scores: np.ndarray, truth: np.ndarray) -> float:
 
     good = int(truth.sum())
     bad = len(truth) - good
-    return float((rankdata(scores)[truth == 1].sum() - good * (good + 1) / 2) / (good * bad)) if good and bad else float("nan")
+    return (
+        float((rankdata(scores)[truth == 1].sum() - good * (good + 1) / 2) / (good * bad))
+        if good and bad
+        else float("nan")
+    )
 
 
 def measure_proposer(model, tokenizer, generator: torch.Generator) -> dict[str, float]:
     def graded(repeat: int, temperature: float) -> tuple[float, float]:
         puzzles = [tuple(sorted(p)) for p in TEST_PUZZLES for _ in range(repeat)]
         solved = illegal = steps_seen = 0
-        for numbers, steps in zip(puzzles, sample(model, tokenizer, [question(p) for p in puzzles], temperature, generator), strict=True):
+        for numbers, steps in zip(
+            puzzles, sample(model, tokenizer, [question(p) for p in puzzles], temperature, generator), strict=True
+        ):
             solved += len(steps) == 3 and labels(numbers, steps)[-1] == 1
             for step in steps:
                 move = legal_steps(numbers).get(step)
@@ -285,7 +295,12 @@ def measure_proposer(model, tokenizer, generator: torch.Generator) -> dict[str, 
 
     greedy, greedy_illegal = graded(1, 0.0)
     sampled, illegal = graded(64, 1.0)
-    return {"greedy_accuracy": greedy, "greedy_illegal_steps": greedy_illegal, "sample_accuracy": sampled, "illegal_steps": illegal}
+    return {
+        "greedy_accuracy": greedy,
+        "greedy_illegal_steps": greedy_illegal,
+        "sample_accuracy": sampled,
+        "illegal_steps": illegal,
+    }
 
 
 @torch.inference_mode()
@@ -306,7 +321,9 @@ def save(model, tokenizer, folder: Path, card: dict[str, Any], text: str) -> Non
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     model.float()
-    lines = "\n".join(f"- {key}: {value:.4g}" if isinstance(value, float) else f"- {key}: {value}" for key, value in card.items())
+    lines = "\n".join(
+        f"- {key}: {value:.4g}" if isinstance(value, float) else f"- {key}: {value}" for key, value in card.items()
+    )
     (folder / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n{text}\n\n## Measured\n\n{lines}\n")
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
 
@@ -345,7 +362,14 @@ def main() -> None:
     if args.only != "prm":
         data = encode(tokenizer, proposer_texts(args.proposer_steps * args.batch // 2, args.skill, rng))
         proposer = Qwen2ForCausalLM(config)
-        seconds = fit(proposer, proposer_loss, batches([data], args.batch, args.proposer_steps, args.seed), args.proposer_steps, 3e-3, "proposer")
+        seconds = fit(
+            proposer,
+            proposer_loss,
+            batches([data], args.batch, args.proposer_steps, args.seed),
+            args.proposer_steps,
+            3e-3,
+            "proposer",
+        )
         card = {"parameters": sum(p.numel() for p in proposer.parameters()), "seed": args.seed, "skill": args.skill,
                 "training_chains": len(data), "training_tokens": int((data >= 0).sum()) * 2, "seconds": seconds,
                 "threads": torch.get_num_threads(), **measure_proposer(proposer, tokenizer, generator)}  # fmt: skip
@@ -353,17 +377,22 @@ def main() -> None:
         save(proposer, tokenizer, args.out / "proposer", card, PROPOSER_CARD)
     if args.only != "proposer":
         proposer = Qwen2ForCausalLM.from_pretrained(args.out / "proposer", dtype=torch.float32).eval()
-        ids, targets = prm_arrays(tokenizer, prm_rows(proposer, tokenizer, args.prm_rows, args.prm_sampled, rng, generator))
+        ids, targets = prm_arrays(
+            tokenizer, prm_rows(proposer, tokenizer, args.prm_rows, args.prm_sampled, rng, generator)
+        )
         prm = Qwen2ForProcessRewardModel(config)
         prm.model.load_state_dict(proposer.model.state_dict())
-        seconds = fit(prm, prm_loss, batches([ids, targets], args.batch, args.prm_steps, args.seed), args.prm_steps, 1.5e-3, "prm")
+        seconds = fit(
+            prm, prm_loss, batches([ids, targets], args.batch, args.prm_steps, args.seed), args.prm_steps, 1.5e-3, "prm"
+        )
         asked = [tuple(sorted(p)) for p in TEST_PUZZLES for _ in range(64)]
         chains = sample(proposer, tokenizer, [question(p) for p in asked], 1.0, generator)
         rows = [(question(p), s, labels(p, s)) for p, s in zip(asked, chains, strict=True)]
         test_ids, test_targets = prm_arrays(tokenizer, rows)
         card = {"parameters": sum(p.numel() for p in prm.parameters()), "seed": args.seed, "training_chains": len(ids),
                 "training_tokens": int(args.prm_steps * args.batch * (ids >= 0).sum(1).mean()), "seconds": seconds,
-                "threads": torch.get_num_threads(), **measure_prm(prm, test_ids, test_targets, depths(test_targets))}  # fmt: skip
+                "threads": torch.get_num_threads(),
+                **measure_prm(prm, test_ids, test_targets, depths(test_targets))}  # fmt: skip
         print(json.dumps(card, indent=1), flush=True)
         save(prm, tokenizer, args.out / "prm", card, PRM_CARD)
 

@@ -56,6 +56,7 @@ def name_of(task: Task) -> str:
         return task.name
     kind = type(task)
     for attribute, found in vars(sys.modules[kind.__module__]).items():
-        if (found is task or found is kind) and kind.__module__ != "__main__":
+        same = found is task or (found is kind and kind() == task)  # a class makes a task with its defaults
+        if same and kind.__module__ != "__main__":
             return f"{kind.__module__}:{attribute}"
-    raise ConfigError(f"task {task.name!r} is hostile, so it must be importable: move {kind.__name__} into a module")
+    raise ConfigError(f"task {task.name!r} is hostile, so it must be importable: make it a module's object")

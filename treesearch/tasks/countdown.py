@@ -14,8 +14,15 @@ from treesearch.tasks.arithmetic import reachable
 from treesearch.tasks.readers import exact, final_text, labelled
 from treesearch.types import Problem
 
-_VALUE = r"(-?[0-9]{1,12}(?:\.[0-9]{1,12})?(?:/[0-9]{1,12})?)"
-_MOVE = re.compile(rf"\s*{_VALUE}\s*([-+*/])\s*{_VALUE}\s*=\s*{_VALUE}\s*(?:\(left:[^()]*\))?\s*")
+_WHOLE = r"-?[0-9]{1,12}(?:\.[0-9]{1,12})?"
+# `8/1/3` is 8/1 over 3 or 8 over 1/3: both readings are tried, the first operand with its fraction and without.
+_MOVES = [
+    re.compile(
+        rf"\s*({_WHOLE}{fraction})\s*([-+*/])\s*({_WHOLE}(?:/[0-9]{{1,12}})?)\s*="
+        rf"\s*({_WHOLE}(?:/[0-9]{{1,12}})?)\s*(?:\(left:[^()]*\))?\s*"
+    )
+    for fraction in ("(?:/[0-9]{1,12})?", "")
+]
 _SETS, _SEED = 100, 20240
 
 
@@ -103,15 +110,20 @@ def compose(given: Sequence[int], text: str) -> str | None:
     if len(lines) != len(left) - 1:
         return None
     for line in lines:
-        move = _MOVE.fullmatch(line)
-        if move is None:
+        readings = [found.groups() for pattern in _MOVES if (found := pattern.fullmatch(line))]
+        if not any(_apply(left, *reading) for reading in readings):
             return None
-        first, op, second, result = move.groups()
-        a, b = _take(left, exact(first)), _take(left, exact(second))
-        if a is None or b is None:
-            return None
-        left.append((exact(result), f"({a} {op} {b})"))
     return left[0][1].removeprefix("(").removesuffix(")")
+
+
+def _apply(left: list[tuple[Fraction | None, str]], first: str, op: str, second: str, result: str) -> bool:
+    """Replace two of the numbers left by what was written as their result; False if they are not there."""
+    rest = list(left)
+    a, b = _take(rest, exact(first)), _take(rest, exact(second))
+    if a is None or b is None:
+        return False
+    left[:] = [*rest, (exact(result), f"({a} {op} {b})")]
+    return True
 
 
 def _take(left: list[tuple[Fraction | None, str]], wanted: Fraction | None) -> str | None:

@@ -7,6 +7,7 @@ see the text.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ from treesearch.types import Problem
 LONGEST = 2000  # characters of an answer that is looked into
 DEEPEST = 50  # nested brackets
 _SAID = re.compile(r"(?i)\b(?:final answer|answer) is:?[ \t]*([^\n]*)")
-_NOISE = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\\q?quad(?![a-z])|[\s$]")
+_SPACE = re.compile(r"(?:(?<!\\)\\[!,;: ]|\\q?quad(?![A-Za-z])|[\s$])+")
+_SIZE = re.compile(r"\\(?:left|right)(?![A-Za-z])")
+# Spaces that mean something: `\pi x`, `2 3`, and `1, 200`, which is a list where `1,200` is a number.
+_NEEDED = re.compile(r"(?<=\\)([A-Za-z]+) (?=[A-Za-z])|(?<=[0-9])() (?=[0-9])|(?<=[0-9])(,) (?=[0-9]{3}(?![0-9]))")
+_THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _FRACTION = re.compile(r"(-?)\\frac\{(-?[0-9]{1,40})\}\{([0-9]{1,40})\}|(-?)\\frac([0-9])([0-9])")
 
 
@@ -40,6 +45,8 @@ class Math:
 
     def warm_up(self) -> None:
         """Import what is slow to import, so that the first answer has its full time."""
+        # It warns that its own timeouts are off: here the process is what is killed.
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
         _parse("1")
 
     def read(self, question: str, steps: Sequence[str]) -> str | None:
@@ -86,19 +93,20 @@ class Math:
 
 def normalise(answer: str) -> str:
     r"""LaTeX without spacing and size commands: `\left( 3, \dfrac12 \right)` is `(3,\frac12)`."""
-    text = _NOISE.sub("", answer[: LONGEST + 1]) if len(answer) > LONGEST else _NOISE.sub("", answer)
+    text = answer.replace(r",\!", "").strip().strip("$").replace("\0", "")
+    text = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
+    text = _NEEDED.sub(lambda m: f"{m[1] or m[3] or ''}\0", _SIZE.sub("", _SPACE.sub(" ", text)))
+    text = text.replace(" ", "").replace("\0", " ")
     text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace(r"\cfrac", r"\frac")
     return re.sub(r"\^\{?\\circ\}?$", "", text).rstrip(".")
 
 
 def _number(text: str) -> str | None:
-    """A plain number or simple fraction in lowest terms; commas count only as separators of thousands."""
+    """A plain number or simple fraction in lowest terms; a list of numbers is none."""
     if found := _FRACTION.fullmatch(text):
         sign, above, below = found.group(1, 2, 3) if found.group(3) else found.group(4, 5, 6)
         text = f"{sign}{above}/{below}".replace("--", "")
-    if "," in text and not re.fullmatch(r"-?[0-9]{1,3}(?:,\\?!?[0-9]{3})+(?:\.[0-9]+)?", text):
-        return None
-    value = None if "%" in text else exact(text)
+    value = None if "," in text or "%" in text else exact(text)
     return None if value is None else str(value)
 
 

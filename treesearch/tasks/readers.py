@@ -9,6 +9,9 @@ import re
 from fractions import Fraction
 
 _NUMBER = re.compile(r"[-+]?\$?\s?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?")
+_EXACT = re.compile(
+    r"(?:\\?\$)?\s?([-+]?)(?:\\?\$)?\s?([0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:/(0*[1-9][0-9]*))?\s?(?:\\?%)?\.?"
+)
 _LABEL = re.compile(r"(?im)^[ \t]*answer[ \t]*:")
 _LONGEST_NUMBER = 200  # characters; longer is no number anybody meant
 
@@ -16,16 +19,14 @@ _LONGEST_NUMBER = 200  # characters; longer is no number anybody meant
 def final_text(text: str) -> str:
     """The part that answers: after the last `</think>`, inside `<answer>...</answer>` where there are tags."""
     text = text.rpartition("</think>")[2]
-    before, tag, inside = text.rpartition("<answer>")
+    _, tag, inside = text.rpartition("<answer>")
     return inside.partition("</answer>")[0] if tag else text
 
 
 def labelled(text: str) -> str | None:
     """What stands after the last line label `Answer:`, to the end of the text; None without a label."""
-    found = None
-    for found in _LABEL.finditer(text):
-        pass
-    return None if found is None else text[found.end() :].strip()
+    ends = [found.end() for found in _LABEL.finditer(text)]
+    return text[ends[-1] :].strip() if ends else None
 
 
 def boxed(text: str) -> str | None:
@@ -54,10 +55,8 @@ def first_number(text: str) -> str | None:
 
 def last_number(text: str) -> str | None:
     """The last number of a text, as `first_number` would write it."""
-    found = None
-    for found in _NUMBER.finditer(text):
-        pass
-    return None if found is None else _plain(found.group())
+    found = _NUMBER.findall(text)
+    return _plain(found[-1]) if found else None
 
 
 def _plain(number: str) -> str:
@@ -66,10 +65,9 @@ def _plain(number: str) -> str:
 
 def exact(number: str) -> Fraction | None:
     """The value of a written number: `18`, `1,000`, `$5.0`, `50%` (as 50), `7/14`; None if it is not one."""
-    plain = re.sub(r"[$,+\s%]|\\\$|\\%", "", number[: _LONGEST_NUMBER + 1]).rstrip(".")
-    if len(plain) > _LONGEST_NUMBER or not re.fullmatch(
-        r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:/0*[1-9][0-9]*)?", plain
-    ):
+    found = _EXACT.fullmatch(number.strip()) if len(number) <= _LONGEST_NUMBER else None
+    if found is None:
         return None
-    above, _, below = plain.partition("/")
-    return Fraction(above) / int(below or 1)
+    sign, above, below = found.groups()
+    value = Fraction(above.replace(",", "")) / int(below or 1)
+    return -value if sign == "-" else value

@@ -1,0 +1,56 @@
+"""Aggregation and voting, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from treesearch.answers import AnswerRule, aggregate, choose, votes
+from treesearch.errors import ConfigError
+from treesearch.types import Candidate
+
+
+def candidate(node: int, answer: str | None, *scores: float | None, outcome: float | None = None) -> Candidate:
+    return Candidate(node, answer, answer, "", scores, outcome, None)
+
+
+FIVE = [candidate(1, "a", 0.2, 0.9), candidate(2, "b", 0.9, 0.5), candidate(3, "b", 0.8, 0.6),
+        candidate(4, None, 1.0, 1.0), candidate(5, "c", 1.0, 0.8)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "value"),
+    [("last", 0.5), ("min", 0.2), ("prod", 0.08), ("mean", 0.5), ("max", 0.8), ("sum", 1.5), ("outcome", 0.7)],
+)
+def test_scores_are_aggregated_as_named(how: str, value: float) -> None:
+    assert aggregate(candidate(1, "a", 0.2, 0.8, 0.5, outcome=0.7), how) == pytest.approx(value)
+
+
+def test_a_missing_score_makes_the_aggregate_missing_only_where_it_is_needed() -> None:
+    gap = candidate(1, "a", None, 0.5)
+    assert aggregate(gap, "last") == 0.5
+    assert [aggregate(gap, how) for how in ("min", "prod", "mean", "max", "sum", "outcome")] == [None] * 6
+    assert choose([gap, candidate(2, "b", 0.1, 0.1)], AnswerRule("best", "prod"))[0] == candidate(2, "b", 0.1, 0.1)
+    assert choose([gap], AnswerRule("weighted", "prod")) == (None, None)
+
+
+def test_each_rule_has_its_winner() -> None:
+    assert choose(FIVE, AnswerRule("majority")) == (FIVE[1], 2.0)
+    assert choose(FIVE, AnswerRule("best")) == (FIVE[0], 0.9)
+    winner, value = choose(FIVE, AnswerRule("weighted"))
+    assert winner == FIVE[2] and value == pytest.approx(1.1)
+    assert votes(FIVE, AnswerRule("majority")) == {"a": 1.0, "b": 2.0, "c": 1.0}
+
+
+def test_ties_keep_the_earlier_node_and_unreadable_answers_never_win() -> None:
+    tie = [candidate(1, None, 0.9), candidate(2, "x", 0.5), candidate(3, "y", 0.5)]
+    for rule in ("majority", "best", "weighted"):
+        assert choose(tie, AnswerRule(rule))[0] == tie[1]  # type: ignore[arg-type]
+    assert choose([tie[0]], AnswerRule("majority")) == (None, None)
+    assert choose([], AnswerRule()) == (None, None)
+
+
+def test_unknown_rules_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"answer\.rule = 'vote': must be one of majority"):
+        AnswerRule("vote")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"answer\.aggregate = 'median'"):
+        AnswerRule("best", "median")  # type: ignore[arg-type]

@@ -1,0 +1,180 @@
+"""Config: layers, the nearest name of what does not exist, ranges, identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from treesearch import config as configs
+from treesearch.algorithms.base import at_least
+from treesearch.algorithms.sample import Sample
+from treesearch.config import build, digest, load, parse_overrides
+from treesearch.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Mix:
+    steps: float = 1.0
+
+
+@dataclass(frozen=True)
+class Tall:
+    branch: int = 4
+    c: float = 1.4
+    value: Mix = Mix()
+
+    def __post_init__(self) -> None:
+        at_least(1, branch=self.branch)
+
+
+@dataclass(frozen=True)
+class Wide:
+    branch: int | None = 4
+    beams: int = 4
+
+
+@dataclass(frozen=True)
+class Fake:
+    model: str = "bundled"
+    label: ClassVar[str | None] = "SIMULATED"
+
+
+@dataclass(frozen=True)
+class Nothing:
+    label: ClassVar[str | None] = None
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: dict[str, type] = {"mcts": Tall, "beam": Wide, "sample": Sample}
+    models: dict[str, type] = {"bundled": Nothing, "simulated": Fake, "none": Nothing}
+    monkeypatch.setattr(configs, "_registry", lambda section: searches if section == "search" else models)
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(None, overrides)
+    return str(caught.value)
+
+
+def test_without_file_and_overrides_everything_has_a_default():
+    config = load(None)
+    assert config.search == Tall() and config.problems == "game24" and config.limit is None
+    assert config.resolved()["search"] == {"type": "mcts", "branch": 4, "c": 1.4, "value": {"steps": 1.0}}
+
+
+def test_overrides_reach_into_sections_and_lists_become_tuples():
+    config = load(
+        None, ["search.value.steps=0.5", "sampling.temperature=[0.5, 1]", "limit=7", "problems=-", "search.c=1e-3"]
+    )
+    assert config.search.value == Mix(0.5) and config.sampling.temperature == (0.5, 1.0)
+    assert config.limit == 7 and config.problems == "-" and config.search.c == 0.001
+
+
+def test_a_value_with_a_colon_is_text_and_a_flow_mapping_is_a_mapping():
+    assert parse_overrides(["prompt.template=Q: {question}"]) == {"prompt": {"template": "Q: {question}"}}
+    assert load(None, ["search={type: beam, beams: 2}"]).search == Wide(beams=2)
+    assert load(None, ["search=beam", "search.beams=3"]).search == Wide(beams=3)
+
+
+@pytest.mark.parametrize(
+    "override, parts",
+    [
+        ("serach.c=1", ("serach", "did you mean search?")),
+        ("search.brunch=1", ("search.brunch", "of type mcts", "did you mean search.branch?")),
+        ("search.value.step=1", ("search.value.step", "search.value.steps?")),
+        ("search.type=beem", ("search.type = 'beem'", "did you mean beam?", "mcts")),
+        ("sampling.temprature=1", ("sampling.temprature", "sampling.temperature?")),
+        ("engine.threes=4", ("engine.threes", "engine.trees?")),
+    ],
+)
+def test_an_unknown_key_or_type_names_the_nearest_known_one(override: str, parts: tuple[str, ...]):
+    message = refused(override)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    "override, part",
+    [
+        ("search.branch=many", "search.branch = 'many'"),
+        ("search.branch=0", "search.branch = 0: must be at least 1"),
+        ("search.c=.nan", "search.c = nan: must be a finite number"),
+        ("sampling.temperature=-1", "sampling.temperature = -1"),
+        ("sampling.top_p=0", "sampling.top_p = 0"),
+        ("limits.depth=0", "limits.depth = 0"),
+        ("limit=0", "limit = 0"),
+        ("budget.tokens=0", "budget.tokens = 0"),
+        ("engine.delivery=late", "engine.delivery = 'late'"),
+        ("answer.rule=first", "answer.rule = 'first'"),
+        ("scorer=null", "use {type: none}"),
+        ("proposer=[{type: bundled}]", "proposer is a list"),
+        ("search", "not of the form key=value"),
+        ("limit.x=1", "limit = {'x': 1}"),
+        ("prompt={a", "not YAML"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_its_full_key(override: str, part: str):
+    assert part in refused(override)
+
+
+def test_changing_a_type_drops_the_keys_inherited_for_the_old_type(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text("search: {type: mcts, c: 2.0, branch: 9}\n")
+    assert load(path, ["search.type=beam"]).search == Wide()
+    assert load(path, ["search.type=mcts"]).search == Tall(branch=9, c=2.0)
+
+
+def test_keys_the_user_set_himself_stay_and_are_checked(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text("proposer: {model: mine}\nsearch: {c: 2.0}\n")
+    assert load(path, ["proposer.type=simulated", "search.type=mcts"]).proposer == Fake("mine")
+    with pytest.raises(ConfigError, match=r"search\.c: unknown key of type beam"):
+        load(path, ["search.type=beam", "proposer.type=simulated"])
+    assert "search.c" in refused("search.type=beam", "search.c=1")
+
+
+def test_resolved_keys_build_an_equal_config():
+    config = load(None, ["search.type=beam", "search.branch=null", "sampling.temperature=[0, 1]", "engine.trees=3"])
+    assert build([config.resolved()]) == config
+
+
+def test_the_identity_of_a_run_leaves_out_what_changes_no_result():
+    same = [load(None, [o]) for o in ("limit=3", "engine.trees=2", "cluster.managers=2", "search.c=1.4")]
+    assert {digest(c) for c in same} == {digest(load(None))}
+    other = ("search.c=1.5", "engine.seed=1", "sampling.top_p=0.9", "budget.tokens=10")
+    assert digest(load(None)) not in {digest(load(None, [o])) for o in other}
+
+
+def test_an_early_stop_counts_votes_by_the_rule_that_chooses():
+    assert load(None, ["search.type=sample", "answer.rule=best"]).search.rule == "best"
+    assert load(None, ["search.type=sample", "search.rule=majority", "answer.rule=best"]).search.rule == "majority"
+
+
+def test_simulated_models_label_the_run():
+    assert load(None, ["proposer.type=simulated"]).labels() == ["SIMULATED"]
+    assert load(None).labels() == []
+
+
+@pytest.mark.parametrize(
+    "text, part", [("a: [", "c.yaml:"), ("- 1\n", "holds a list"), ("!!python/object:os.system {}", "not YAML")]
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, part: str):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=part):
+        load(path)
+
+
+def test_a_missing_file_is_named_with_the_path_looked_for(tmp_path: Path):
+    with pytest.raises(ConfigError, match=str(tmp_path)):
+        load(tmp_path / "none.yaml")
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text("# nothing\nprompt:\n")
+    config: Any = load(path)
+    assert config == load(None)

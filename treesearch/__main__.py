@@ -1,0 +1,6 @@
+"""`python -m treesearch`: the command line. Knows nothing else."""
+
+from treesearch.cli import app
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,146 @@
+"""The command line: arguments in, exit codes out. Knows nothing heavy: a command imports what it needs itself.
+
+Exit codes: 0 done, 1 a run that could not finish (resumable), 2 bad usage or config, 130 interrupted (resumable).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from treesearch.errors import ConfigError, TreesearchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from treesearch.config import Config
+
+app = typer.Typer(
+    help="Search with language models at test time.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a config key; may be repeated.")]
+
+
+@app.callback()
+def _commands() -> None:
+    """Search with language models at test time."""
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.yaml]", show_default=False)] = None,
+    set_: Set = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The run's folder; an old one resumes.")
+    ] = None,
+) -> None:
+    """Search a problem set (default: the bundled Game of 24 puzzles)."""
+    with _exit_codes() as resume:
+        from treesearch import progress, report
+        from treesearch.config import load
+        from treesearch.run import run as search
+
+        resolved = load(config, set_ or [])
+        folder = out or _fresh(resolved)
+        resume.append(f"treesearch run {folder / 'config.yaml'} --out {folder}")
+        typer.echo(folder)
+        summary = asyncio.run(search(resolved, folder, progress.for_console(_console(stderr=True))))
+        _console().print(report.summary_table(summary, folder.name))
+        typer.echo(folder)
+
+
+@app.command()
+def solve(
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE")] = None,
+    set_: Set = None,
+) -> None:
+    """Answer one question; the answer is the last line of standard output."""
+    with _exit_codes():
+        from treesearch.config import load
+        from treesearch.run import answer_all
+        from treesearch.types import Problem
+
+        resolved = load(config, set_ or [])
+        (answer,) = asyncio.run(answer_all(resolved, [Problem("question", question)]))
+        for label in resolved.labels():
+            typer.echo(label)
+        if answer.answer is None:
+            raise TreesearchError(
+                f"no answer was found ({answer.error or answer.stopped}); search longer, or see the task"
+            )
+        if answer.text.strip() != answer.answer:
+            typer.echo(answer.text.rstrip())
+        typer.echo(" ".join(answer.answer.splitlines()))
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the runs, sweep.csv and the plot.")],
+) -> None:
+    """Compare searches x budgets x seeds: {base, searches: [...], budgets: [...], seeds: [...]}."""
+    with _exit_codes() as resume:
+        from treesearch import progress, report
+        from treesearch import sweep as sweeps
+
+        entries = sweeps.load(config)
+        resume.append(f"treesearch sweep {config} --out {out}")
+        typer.echo(out)
+        console = _console(stderr=True)
+
+        def shown(entry: sweeps.Entry) -> progress.Progress:
+            console.print(entry.folder, markup=False, highlight=False)
+            return progress.for_console(console)
+
+        rows = asyncio.run(sweeps.sweep(entries, out, shown))
+        _console().print(report.sweep_table(rows))
+        typer.echo(out / "sweep.csv")
+
+
+@contextmanager
+def _exit_codes() -> Iterator[list[str]]:
+    """Errors as one message and an exit code; the command appends how to go on."""
+    resume: list[str] = []
+    code = 0
+    try:
+        yield resume
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 2
+    except (TreesearchError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 1
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        code = 130
+    if code in (1, 130) and resume:
+        typer.echo(f"go on with: {resume[0]}", err=True)
+    if code:
+        raise typer.Exit(code)
+
+
+def _fresh(config: Config) -> Path:
+    """runs/DATE-NAME that does not exist yet."""
+    from treesearch.config import type_name
+
+    base = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{type_name('search', config.search)}"
+    taken = (base.with_name(f"{base.name}-{i}") for i in range(2, 1000))
+    return next(path for path in (base, *taken) if not path.exists())
+
+
+def _console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal; wide enough for a table where there is none."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=140)
