@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,6 +83,7 @@ class Engine:
         self._unpublished: set[str] = set()
         self._rows: list[Row] = []
         self._commit: asyncio.Task[None] | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._broken = False  # a commit failed: nothing may be published any more
         self._background: set[asyncio.Task[None]] = set()
         self._out: asyncio.Queue[Answer | BaseException] = asyncio.Queue()
@@ -241,11 +243,10 @@ class Engine:
 
     async def _write(self) -> None:
         """Commit what waits, in groups, off the loop."""
-        assert self.store is not None
         try:
             while self._rows:
                 rows, self._rows = self._rows, []
-                await asyncio.to_thread(self.store.append, rows)
+                await self._append(rows)
         except Exception as error:
             self._broken = True
             self._out.put_nowait(error)
@@ -264,7 +265,7 @@ class Engine:
             while self._rows or self._commit is not None:
                 if self._commit is None:
                     self._commit = asyncio.create_task(self._write())
-                await self._commit
+                await asyncio.shield(self._commit)
                 if self._broken:
                     return
         self._finish(answer)
@@ -287,12 +288,18 @@ class Engine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._commit is not None:
-            await self._commit
+            await asyncio.wait([self._commit])
         for live in self.manager.live.values():
             live.wishes.close()
         if self.store is not None and self._rows:
             rows, self._rows = self._rows, []
-            await asyncio.to_thread(self.store.append, rows)
+            await self._append(rows)
+        self._writer.shutdown(wait=True)
+
+    async def _append(self, rows: Sequence[Row]) -> None:
+        """Commit on the one writer thread: a commit whose task was cancelled is finished before the next begins."""
+        assert self.store is not None
+        await asyncio.get_running_loop().run_in_executor(self._writer, self.store.append, rows)
 
 
 def _check_chains(job: Job, chains: Sequence[Chain]) -> None:

@@ -1,6 +1,6 @@
 """The recipe of the bundled models: `python -m treesearch.models.train --out DIR`.
 
-1. A tokenizer: byte-level BPE whose merges are written down, so that whole numbers up to 99 are single tokens.
+1. A tokenizer: bytes, and whole numbers up to 99 as single tokens.
 2. A proposer (Qwen2ForCausalLM), trained from scratch on legal steps, only some of which lead to a solution.
 3. A PRM (Qwen2ForProcessRewardModel), started from the proposer's body and trained on the proposer's own samples,
    wrong arithmetic included; label of a step: all arithmetic so far is right and the target can still be reached.
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import AddedToken, pre_tokenizers
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from treesearch.models.qwen2_prm import Qwen2ForProcessRewardModel
 from treesearch.tasks.arithmetic import Move, Numbers, moves, reachable
@@ -41,24 +41,23 @@ SHAPE: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 576, "num_hidd
 # Tokenizer
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over all bytes, with merges for " 0" to " 99", "0" to "99", the operators and " (left:"."""
-    pieces = [f"Ġ{c}" for c in "0123456789+-*/="]
-    pieces += [a + str(n) for n in range(10, 100) for a in ("", "Ġ")]
-    pieces += ["Ġ(left:"[:k] for k in range(2, 8)]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: k for k, token in enumerate(alphabet + pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab, [(p[:-1], p[-1]) for p in pieces]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r" ?[0-9]+| \(left:| ?[^\s0-9]|\s"), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (END, STEP)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, model_max_length=512)
+def make_tokenizer() -> Qwen2Tokenizer:
+    """All bytes, and whole tokens for " 0" to " 99", "10" to "99", the operators and " (left:".
+
+    transformers gives every Qwen2 model the Qwen2 pre-tokenizer, which splits digits; so the whole numbers are added
+    tokens, which are found before it. Their entries in the vocabulary fix their ids.
+    """
+    pieces = [f" {c}" for c in "0123456789+-*/="]
+    pieces += [a + str(n) for n in range(10, 100) for a in ("", " ")]
+    pieces += [" (left:"[:k] for k in range(2, 8)]
+    vocab = {token: k for k, token in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), *pieces, END, STEP])}
+    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[], model_max_length=512)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in pieces])
+    tokenizer.add_tokens([AddedToken(STEP, special=True, normalized=False)])
+    return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarray:
+def encode(tokenizer: Qwen2Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Token ids [texts, LENGTH] int16, padded at the right with -1."""
     out = np.full((len(texts), LENGTH), -1, np.int16)
     for start in range(0, len(texts), 50_000):
@@ -203,7 +202,7 @@ def prm_loss(model: Qwen2ForProcessRewardModel, ids: torch.Tensor, target: torch
 
 
 @torch.inference_mode()
-def sample(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[str], temperature: float,
+def sample(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, questions: Sequence[str], temperature: float,
            generator: torch.Generator) -> list[list[str]]:  # fmt: skip
     """One chain a question: its steps as texts."""
     texts: list[list[str]] = []
@@ -227,7 +226,7 @@ def sample(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, question
     return texts
 
 
-def prm_arrays(tokenizer: PreTrainedTokenizerFast, rows: Sequence[tuple[str, Sequence[str], Sequence[int]]]):
+def prm_arrays(tokenizer: Qwen2Tokenizer, rows: Sequence[tuple[str, Sequence[str], Sequence[int]]]):
     """(ids, targets) [rows, LENGTH]: `question \\n step <extra_0> step <extra_0> ...`, labels at the step tokens."""
     ids = encode(tokenizer, [f"{q}\n" + "".join(s + STEP for s in steps) for q, steps, _ in rows])
     targets = np.full_like(ids, -1)

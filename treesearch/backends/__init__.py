@@ -1,0 +1,40 @@
+"""Proposers, scorers and outcome models by their config type. Importing the specs is cheap; `build` loads models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from treesearch.backends.bundled import Bundled, BundledPRM
+from treesearch.backends.legal import Legal
+from treesearch.backends.none import NoModel
+from treesearch.backends.oracle import Oracle
+from treesearch.backends.recorded import Recorded, RecordedScorer
+from treesearch.backends.reward import TransformersORM, TransformersPRM
+from treesearch.backends.simulated import Simulated, SimulatedScorer
+from treesearch.backends.transformers import Transformers
+
+__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "Bundled", "BundledPRM", "Legal", "NoModel", "Oracle", "Recorded",
+           "RecordedScorer", "Simulated", "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
+
+PROPOSERS: dict[str, Any] = {
+    "bundled": Bundled,
+    "transformers": Transformers,
+    "recorded": Recorded,
+    "simulated": Simulated,
+    "legal": Legal,
+}
+SCORERS: dict[str, Any] = {
+    "bundled": BundledPRM,
+    "transformers": TransformersPRM,
+    "recorded": RecordedScorer,
+    "simulated": SimulatedScorer,
+    "oracle": Oracle,
+    "none": NoModel,
+}
+OUTCOMES: dict[str, Any] = {
+    "none": NoModel,
+    "transformers": TransformersORM,
+    "recorded": RecordedScorer,
+    "simulated": SimulatedScorer,
+    "oracle": Oracle,
+}

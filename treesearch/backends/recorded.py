@@ -1,0 +1,147 @@
+"""Recorded replies as proposer and scorer: tests, demonstrations, comparison with published runs. Samples nothing.
+
+JSON lines: {"problem": ID, "path": ["step text", ...], "children": [{"text": ..., "score": ..., "finish": ..., "tokens": ...}]}.
+What was not recorded is an error value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+from treesearch.backends.base import Limits, Scored
+from treesearch.errors import ConfigError, ProblemError, RequestError
+from treesearch.tasks.base import Prompt, Task
+from treesearch.types import Chain, Finish, Job, Step
+
+Key = tuple[str, tuple[str, ...]]  # problem id, path of step texts
+FIELDS = {"text", "score", "finish", "tokens", "logprob"}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Proposer `recorded`: children first .. first + n - 1 of a path in their order; first children down to an answer."""
+
+    path: str
+    label: ClassVar[str | None] = None
+
+    def build(self, task: Task, prompt: Prompt, limits: Limits) -> RecordedProposer:
+        """Read the file. Raises ConfigError or ProblemError (file:line)."""
+        return RecordedProposer(read(self.path))
+
+
+@dataclass(frozen=True)
+class RecordedScorer:
+    """Scorer or outcome `recorded`: the recorded score of each new step (as outcome: of the last)."""
+
+    path: str
+    label: ClassVar[str | None] = None
+
+    def build(self, task: Task, prompt: Prompt) -> RecordedScores:
+        """Read the file. Raises ConfigError or ProblemError (file:line)."""
+        return RecordedScores(read(self.path))
+
+
+@lru_cache(maxsize=4)
+def read(path: str) -> dict[Key, tuple[Step, ...]]:
+    """All recorded children by problem and path. Raises ConfigError if there is no file, ProblemError for a bad line."""
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"recorded file {path}: {error.strerror}; set its path to a file of recorded steps") from None
+    found: dict[Key, tuple[Step, ...]] = {}
+    first: dict[Key, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            key = (str(row["problem"]), tuple(row["path"]))
+            steps = tuple(_step(child) for child in row["children"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProblemError(f"{path}:{number}: not a recorded path with children: {error!r}") from None
+        if key in found:
+            raise ProblemError(f"{path}:{number}: problem {key[0]!r} has this path already in line {first[key]}")
+        found[key], first[key] = steps, number
+    return found
+
+
+def _step(child: dict[str, Any]) -> Step:
+    finish: Finish = child.get("finish", "step")
+    if finish not in get_args(Finish):
+        raise ValueError(f"finish {finish!r} is not one of {', '.join(get_args(Finish))}")
+    if unknown := set(child) - FIELDS:
+        raise ValueError(f"unknown field {sorted(unknown)[0]!r} in a child")
+    text, score = child["text"], child.get("score")
+    if not isinstance(text, str):
+        raise ValueError(f"text {text!r} is not a string")
+    return Step(text, tokens=child.get("tokens"), logprob=child.get("logprob"), score=score, finish=finish)
+
+
+class RecordedProposer:
+    """Replays what was recorded."""
+
+    max_jobs = 256
+
+    def __init__(self, recorded: dict[Key, tuple[Step, ...]]) -> None:
+        self.recorded = recorded
+
+    async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
+        return [self._chains(job) for job in jobs]
+
+    def _chains(self, job: Job) -> tuple[Chain, ...] | Exception:
+        path = tuple(step.text for step in job.path)
+        children = self.recorded.get((job.problem.id, path), ())
+        stop = len(children) if job.n is None else job.first + job.n
+        if not children or stop > len(children):
+            return RequestError(f"problem {job.problem.id}: {len(children)} children are recorded after {list(path)}, "
+                                f"asked were {job.first} to {stop - 1}")  # fmt: skip
+        try:
+            return tuple(self._down(job, path, child) for child in children[job.first : stop])
+        except RequestError as error:
+            return error
+
+    def _down(self, job: Job, path: tuple[str, ...], step: Step) -> Chain:
+        """This child, and where the answer is asked for, the first children below it."""
+        chain = [step]
+        while job.until == "answer" and chain[-1].finish == "step":
+            path = (*path, chain[-1].text)
+            children = self.recorded.get((job.problem.id, path))
+            if not children:
+                raise RequestError(f"problem {job.problem.id}: nothing is recorded after {list(path)}")
+            chain.append(children[0])
+        return tuple(chain)
+
+    async def close(self) -> None: ...
+
+
+class RecordedScores:
+    """Scores by problem and path of texts."""
+
+    max_jobs = 256
+
+    def __init__(self, recorded: dict[Key, tuple[Step, ...]]) -> None:
+        self.scores = {
+            (problem, (*path, step.text)): step.score for (problem, path), steps in recorded.items() for step in steps
+        }
+
+    async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:
+        return [self._scored(job, chains) for job, chains in items]
+
+    def _scored(self, job: Job, chains: tuple[Chain, ...]) -> Scored | Exception:
+        rows = []
+        for chain in chains:
+            texts = [step.text for step in (*job.path, *chain)]
+            row = [self.scores.get((job.problem.id, tuple(texts[: k + 1]))) for k in range(len(job.path), len(texts))]
+            if None in row:
+                return RequestError(
+                    f"problem {job.problem.id}: no score is recorded for {texts[len(job.path) + row.index(None)]!r}"
+                )
+            rows.append(tuple(float(value) for value in row if value is not None))
+        return Scored(tuple(rows), 0)
+
+    async def close(self) -> None: ...

@@ -1,0 +1,316 @@
+"""Any causal language model through transformers, as a proposer. Knows no tree and no task but its separator.
+
+All chains that wait are decoded in one batch: a path is prefilled once and its cache copied to its chains, rows that are
+done leave the batch, and a job is answered when its own chains are done. Token ids in, token ids out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from treesearch.backends.base import Limits
+from treesearch.backends.batcher import Batcher
+from treesearch.backends.steps import Splitter, vocabulary
+from treesearch.errors import ConfigError, RequestError
+from treesearch.tasks import prompts
+from treesearch.tasks.base import Prompt, Task
+from treesearch.types import Chain, Job, Step, chain_seed
+
+if TYPE_CHECKING:
+    import torch
+
+Chains = tuple[Chain, ...]
+BLOCK = 64  # uniform numbers drawn at once for a chain
+
+
+@dataclass(frozen=True)
+class Transformers:
+    """Proposer `transformers`: a hub name, a local folder, or `bundled`. `max_batch`: chains decoded at once."""
+
+    model: str = "bundled"
+    dtype: str | None = None
+    device: str | None = None
+    max_batch: int = 256
+    revision: str | None = None
+    trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    label: ClassVar[str | None] = None
+
+    def build(self, task: Task, prompt: Prompt, limits: Limits) -> TransformersProposer:
+        """Load the model. Raises ConfigError if there is no such model."""
+        from transformers import AutoModelForCausalLM
+
+        model, tokenizer = load(self, AutoModelForCausalLM.from_pretrained, "proposer")
+        return TransformersProposer(self, model, tokenizer, task, prompt, limits)
+
+
+def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[Any, Any]:
+    """(model in evaluation mode on its device, tokenizer) of a spec with model, dtype, device, revision."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from treesearch.models import folder
+
+    name = str(folder(bundled)) if spec.model == "bundled" else spec.model
+    device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cpu":  # proposer and scorer run side by side: with a thread per core each, they would fight
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    dtype = spec.dtype or ("float32" if device == "cpu" else "auto")
+    given = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **given)
+        kind = getattr(torch, dtype, dtype) if dtype != "auto" else "auto"
+        model = from_pretrained(name, dtype=kind, **given)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {spec.model!r} cannot be loaded: {error}") from error
+    return model.eval().to(device), tokenizer
+
+
+def chat_of(tokenizer: Any, **given: Any) -> prompts.Chat | None:
+    """The model's chat template, ending where the assistant begins; None if it has none."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return None
+
+    def chat(messages: list[dict[str, str]]) -> str:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given)
+        return text
+
+    return chat
+
+
+@dataclass(slots=True)
+class Request:
+    """One job under way: where its chains go, and what has come back."""
+
+    job: Job
+    answer: Callable[[Chains | Exception], None]
+    prefix: list[int]
+    room: int  # tokens that fit after the prefix
+    used: int  # tokens of the path
+    chains: dict[int, Chain] = field(default_factory=dict)
+
+    def done(self, i: int, chain: Chain) -> None:
+        self.chains[i] = chain
+        if len(self.chains) == self.job.n:
+            self.answer(tuple(self.chains[i] for i in sorted(self.chains)))
+
+
+class TransformersProposer:
+    """Samples chains; each with uniform numbers of its own (Philox keyed by the chain's seed), whatever batch it is in."""
+
+    def __init__(
+        self, spec: Transformers, model: Any, tokenizer: Any, task: Task, prompt: Prompt, limits: Limits
+    ) -> None:
+        self.model, self.tokenizer, self.task, self.prompt = model, tokenizer, task, prompt
+        self.limits = limits
+        self.max_jobs = spec.max_batch
+        self.context = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+        chat_ends = {tokenizer.eos_token_id} | set(_list(getattr(model.generation_config, "eos_token_id", None)))
+        size = int(model.get_input_embeddings().num_embeddings)
+        texts = vocabulary(lambda ids: tokenizer.decode(ids), min(size, len(tokenizer)))
+        texts += [""] * (size - len(texts))
+        self.splitter = Splitter(texts, task.separator, [e for e in chat_ends if e is not None], limits)
+        self.chat = chat_of(tokenizer, **spec.chat_template_kwargs)
+        self._prompts: dict[str, list[int]] = {}
+        self._batcher: Batcher[Job, Chains] = Batcher(self._work, lambda job: job.n or 1, spec.max_batch)
+
+    async def propose(self, jobs: Sequence[Job]) -> list[Chains | Exception]:
+        """One reply a job, as described in backends.base."""
+        return [await self._batcher.run(job) for job in jobs]
+
+    async def close(self) -> None:
+        await self._batcher.close()
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids before the first step; tokenised once a question. A chat template brings its own special tokens."""
+        if question not in self._prompts:
+            text = prompts.build(self.task, self.prompt, question, self.chat)
+            special = self.prompt.style != "chat"
+            self._prompts[question] = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        return self._prompts[question]
+
+    # One batch, in the worker thread
+
+    def _work(self, batch: list[tuple[Job, Callable[[Chains | Exception], None]]]) -> None:
+        requests = []
+        for job, answer in batch:
+            try:
+                requests.append(self._request(job, answer))
+            except Exception as error:
+                answer(error)
+        if requests:
+            _Decoding(self, requests).run()
+
+    def _request(self, job: Job, answer: Callable[[Chains | Exception], None]) -> Request:
+        if job.n is None:
+            raise RequestError("a language model cannot list all continuations; set the search's branch to a number")
+        if job.until == "revision":
+            raise RequestError("this proposer does not revise finished answers yet; use a search with unit: step")
+        prefix = self.prompt_ids(job.problem.question) + [i for step in job.path for i in step.ids]
+        if not prefix:
+            raise RequestError("the prompt is empty: a model needs at least one token; ask a question")
+        room = self.context - len(prefix)
+        if room < 1:
+            raise RequestError(f"prompt and path of {len(prefix)} tokens do not fit the context of {self.context}")
+        return Request(job, answer, prefix, room, sum(step.tokens or 0 for step in job.path))
+
+    def chain(self, request: Request, ids: list[int], logprobs: list[float]) -> Chain:
+        """The steps of the sampled ids."""
+        steps, at = [], 0
+        job = request.job
+        for piece in self.splitter.split(ids, request.used, len(job.path), request.room):
+            logprob = float(sum(logprobs[at : at + piece.tokens]))
+            at += piece.tokens
+            text = self.tokenizer.decode(list(piece.ids))
+            steps.append(Step(text, piece.ids, piece.tokens, logprob, finish=piece.finish))
+        return tuple(steps)
+
+
+class _Decoding:
+    """The rows of one batch, decoded until all are done. R rows, V vocabulary, T tokens so far."""
+
+    def __init__(self, proposer: TransformersProposer, requests: list[Request]) -> None:
+        import torch
+
+        self.torch, self.proposer = torch, proposer
+        self.device = proposer.model.device
+        splitter = proposer.splitter
+        size = len(splitter.holds)
+        table = torch.zeros(4, size, dtype=torch.bool, device=self.device)  # ends, holds, opens, closes
+        table[0, list(splitter.end_ids)] = True
+        for k, column in enumerate((splitter.holds, splitter.opens, splitter.closes), 1):
+            table[k] = torch.tensor(column)
+        self.table = table
+        self.rows = [(r, i) for r in requests for i in range(r.job.first, r.job.first + (r.job.n or 0))]
+        self.requests = requests
+
+    def run(self) -> None:
+        with self.torch.inference_mode():
+            logits = self._prefill()
+            while self.rows:
+                token, logprob = self._sample(logits)
+                if not self._advance(token, logprob):
+                    return
+                logits = self._forward()
+
+    def _prefill(self) -> torch.Tensor:
+        """Run each different prefix once, left-padded; copy caches and logits to the rows. Returns logits [R, V]."""
+        torch = self.torch
+        paths: dict[tuple[int, ...], int] = {}
+        where = [paths.setdefault(tuple(r.prefix), len(paths)) for r, _ in self.rows]
+        width = max(map(len, paths))
+        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in paths], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in paths], device=self.device)
+        out = self.proposer.model(
+            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1
+        )  # fmt: skip
+        index = torch.tensor(where, device=self.device)
+        self.cache = out.past_key_values
+        self.cache.reorder_cache(index)
+        self.mask = mask[index]
+        self._start_rows()
+        return out.logits[index, -1].float()
+
+    def _start_rows(self) -> None:
+        torch, limits = self.torch, self.proposer.limits
+        sampling = [(r.job.sampling.temperature_of(i), r.job.sampling.top_p) for r, i in self.rows]
+        self.temperature, self.top_p = torch.tensor(sampling, device=self.device).T
+        self.uniforms = [_uniforms(r.job.seed, i) for r, i in self.rows]
+        self.drawn = torch.empty(len(self.rows), 0, device=self.device)
+        room = [max(1, min(r.room, limits.path_tokens - r.used)) for r, _ in self.rows]
+        self.room = torch.tensor(room, device=self.device)
+        self.steps_left = torch.tensor(
+            [max(1, limits.depth - len(r.job.path)) for r, _ in self.rows], device=self.device
+        )
+        self.one_step = torch.tensor([r.job.until == "step" for r, _ in self.rows], device=self.device)
+        self.length = torch.zeros(len(self.rows), dtype=torch.long, device=self.device)  # of the step under way
+        self.opened = torch.zeros(len(self.rows), dtype=torch.bool, device=self.device)
+        self.alive = torch.ones(len(self.rows), dtype=torch.bool, device=self.device)
+        self.tokens = torch.empty(len(self.rows), 0, dtype=torch.long, device=self.device)
+        self.logprobs = torch.empty(len(self.rows), 0, device=self.device)
+
+    def _sample(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(token, its log-probability at temperature 1) [R] by the inverse of the distribution function at u."""
+        torch = self.torch
+        u = self._uniform(self.tokens.shape[1])
+        probabilities = (logits / self.temperature.clamp(min=1e-6)[:, None]).softmax(-1)
+        if bool((self.top_p < 1).any()):
+            probabilities = _nucleus(torch, probabilities, self.top_p)
+        cumulative = probabilities.cumsum(-1)
+        token = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None]).squeeze(1)
+        token = torch.where(self.temperature > 0, token.clamp(max=logits.shape[1] - 1), logits.argmax(-1))
+        return token, logits.log_softmax(-1).gather(1, token[:, None]).squeeze(1)
+
+    def _uniform(self, t: int) -> torch.Tensor:
+        if t >= self.drawn.shape[1]:
+            block = np.stack([generator.random(BLOCK, dtype=np.float32) for generator in self.uniforms])
+            self.drawn = self.torch.cat([self.drawn, self.torch.from_numpy(block).to(self.device)], 1)
+        return self.drawn[:, t]
+
+    def _advance(self, token: torch.Tensor, logprob: torch.Tensor) -> bool:
+        """Take the tokens in, hand out the chains that are done, drop their rows; False if none is left."""
+        torch = self.torch
+        self.tokens = torch.cat([self.tokens, token[:, None]], 1)
+        self.logprobs = torch.cat([self.logprobs, logprob[:, None]], 1)
+        self.length += 1
+        ends, holds, opens, closes = self.table[:, token]
+        boundary = holds | (self.opened & closes) | (self.length >= self.proposer.limits.step_tokens)
+        self.opened = opens & ~boundary
+        self.length[boundary] = 0
+        self.steps_left -= boundary.long()
+        full = (self.tokens.shape[1] >= self.room) | (self.steps_left <= 0)
+        done = self.alive & (ends | full | (boundary & self.one_step))
+        if bool(done.any()):
+            self._hand_out(done)
+            self.alive &= ~done
+            if 2 * int(self.alive.sum()) <= len(self.rows):
+                self._keep(self.alive.nonzero().squeeze(1))
+        return bool(len(self.rows))
+
+    def _hand_out(self, done: torch.Tensor) -> None:
+        rows = done.nonzero().squeeze(1)
+        tokens, logprobs = self.tokens[rows].tolist(), self.logprobs[rows].tolist()
+        for row, ids, values in zip(rows.tolist(), tokens, logprobs, strict=True):
+            request, i = self.rows[row]
+            request.done(i, self.proposer.chain(request, ids, values))
+
+    def _keep(self, index: torch.Tensor) -> None:
+        """Only these rows go on."""
+        kept = index.tolist()
+        self.rows = [self.rows[k] for k in kept]
+        self.uniforms = [self.uniforms[k] for k in kept]
+        if not kept:
+            return
+        self.cache.reorder_cache(index)
+        for name in ("mask", "temperature", "top_p", "drawn", "room", "steps_left", "one_step", "length", "opened",
+                     "alive", "tokens", "logprobs"):  # fmt: skip
+            setattr(self, name, getattr(self, name)[index])
+
+    def _forward(self) -> torch.Tensor:
+        """Logits [R, V] after the newest token of each row."""
+        position = self.mask.sum(1, keepdim=True)
+        self.mask = self.torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], 1)
+        out = self.proposer.model(input_ids=self.tokens[:, -1:], attention_mask=self.mask, position_ids=position,
+                                  past_key_values=self.cache, use_cache=True)  # fmt: skip
+        self.cache = out.past_key_values
+        return out.logits[:, -1].float()
+
+
+def _uniforms(job_seed: int, i: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=chain_seed(job_seed, i)))
+
+
+def _nucleus(torch: Any, probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """The smallest sets of tokens whose probability reaches top_p (arXiv 1904.09751), not renormalised."""
+    ordered, index = probabilities.sort(-1, descending=True)
+    ordered[ordered.cumsum(-1) - ordered >= top_p[:, None]] = 0
+    return torch.zeros_like(probabilities).scatter(-1, index, ordered)
+
+
+def _list(value: Any) -> list[int]:
+    return value if isinstance(value, list) else [] if value is None else [value]
