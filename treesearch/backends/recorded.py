@@ -1,7 +1,7 @@
 """Recorded replies as proposer and scorer: tests, demonstrations, comparison with published runs. Samples nothing.
 
-JSON lines: {"problem": ID, "path": ["step text", ...], "children": [{"text": ..., "score": ..., "finish": ..., "tokens": ...}]}.
-What was not recorded is an error value.
+JSON lines: {"problem": ID, "path": ["step text", ...], "children": [{"text": ..., "score": ..., "finish": ...,
+"tokens": ...}]}. What was not recorded is an error value.
 """
 
 from __future__ import annotations

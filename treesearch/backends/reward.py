@@ -35,7 +35,6 @@ class TransformersPRM:
     device: str | None = None
     max_batch: int = 256
     revision: str | None = None
-    trust_remote_code: bool = False
     label: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
@@ -60,7 +59,6 @@ class TransformersORM:
     device: str | None = None
     max_batch: int = 64
     revision: str | None = None
-    trust_remote_code: bool = False
     label: ClassVar[str | None] = None
 
     def build(self, task: Task, prompt: Prompt) -> OutcomeScorer:
@@ -74,7 +72,7 @@ def _load_prm(name: str, **given: Any) -> Any:
     """Qwen2ForProcessRewardModel by our own class (its remote code is not run), else token classification."""
     from transformers import AutoConfig, AutoModelForTokenClassification
 
-    config = AutoConfig.from_pretrained(name, revision=given["revision"], trust_remote_code=given["trust_remote_code"])
+    config = AutoConfig.from_pretrained(name, revision=given["revision"])
     if "Qwen2ForProcessRewardModel" in (config.architectures or []):
         from treesearch.models.qwen2_prm import Qwen2ForProcessRewardModel
 

@@ -37,7 +37,6 @@ class Transformers:
     device: str | None = None
     max_batch: int = 256
     revision: str | None = None
-    trust_remote_code: bool = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     label: ClassVar[str | None] = None
 
@@ -61,7 +60,7 @@ def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[
     if device == "cpu":  # proposer and scorer run side by side: with a thread per core each, they would fight
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     dtype = spec.dtype or ("float32" if device == "cpu" else "auto")
-    given = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    given = {"revision": spec.revision}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **given)
         kind = getattr(torch, dtype, dtype) if dtype != "auto" else "auto"
