@@ -70,22 +70,25 @@ class SimulatedProposer:
 
     def _chain(self, job: Job, i: int) -> Chain:
         rng = random.Random(chain_seed(job.seed, i))
-        right = all(step.text.startswith("good") for step in job.path)
+        right = all(good(step.text) for step in job.path)
         stays = self.spec.accuracy ** (1 / self.steps)
         chain: list[Step] = []
         while not chain or (job.until == "answer" and chain[-1].finish == "step"):
             right = right and rng.random() < stays
             done = len(job.path) + len(chain) + 1 >= self.steps
-            text = f"{'good' if right else 'bad'} {rng.randrange(1000)}"
-            if done:
-                answer = job.problem.reference if right and job.problem.reference else f"wrong-{rng.randrange(WRONG)}"
-                text += f" Answer: {answer}"
-            text += "" if done else self.task.separator
+            answer = job.problem.reference if right and job.problem.reference else f"wrong-{rng.randrange(WRONG)}"
+            going_on = f"{'good' if right else 'bad'} {rng.randrange(1000)}{self.task.separator}"
+            text = f"Answer: {answer}" if done else going_on
             ids = tuple(rng.randrange(32_000) for _ in range(self.spec.step_tokens))
             chain.append(Step(text, ids, len(ids), -rng.expovariate(1), finish="answer" if done else "step"))
         return tuple(chain)
 
     async def close(self) -> None: ...
+
+
+def good(text: str) -> bool:
+    """Whether a simulated step says that the chain is right so far."""
+    return not text.startswith(("bad", "Answer: wrong"))
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class SimulatedScores:
         return [self._score(job.problem.question, texts[: k + 1]) for k in range(len(job.path), len(texts))]
 
     def _score(self, question: str, texts: list[str]) -> float:
-        truth = 0.75 if all(text.startswith("good") for text in texts) else 0.25
+        truth = 0.75 if all(map(good, texts)) else 0.25
         noise = (2 * random.Random(digest(question, *texts)).random() - 1) * self.noise
         return min(1.0, max(0.0, truth + noise))
 
