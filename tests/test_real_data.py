@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from hashlib import blake2b
@@ -19,7 +18,7 @@ from treesearch.run import answer_all, run
 from treesearch.tasks import load_task
 from treesearch.types import Answer, Problem
 
-Path_ = tuple[str, ...]  # texts of the steps from the root
+Steps = tuple[str, ...]  # texts of a path from the root
 GSM8K = load_task("gsm8k")
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 
@@ -84,7 +83,7 @@ def test_recorded_gpt4_samples_give_the_published_figures(data: Path, tmp_path: 
 # Word problems: four recorded solutions of each of the first 200, as samples and as a tree of steps
 
 
-def score(problem: str, path: Path_) -> float:
+def score(problem: str, path: Steps) -> float:
     """A made-up score in [0, 1) that depends on the whole path: it ranks every two paths, and means nothing."""
     raw = blake2b("".join(path).encode(), key=problem.encode(), digest_size=4).digest()
     return int.from_bytes(raw, "big") / 2**32
@@ -100,10 +99,10 @@ class Word:
         assert ["".join(path) for path in lines] == texts and all(
             line.endswith(GSM8K.separator) for path in lines for line in path[:-1]
         )
-        self.whole: list[Path_] = [(text,) for text in texts]
-        self.steps: list[Path_] = list(dict.fromkeys(lines))
+        self.whole: list[Steps] = [(text,) for text in texts]
+        self.steps: list[Steps] = list(dict.fromkeys(lines))
 
-    def recorded(self, solutions: Sequence[Path_]) -> Iterable[dict[str, Any]]:
+    def recorded(self, solutions: Sequence[Steps]) -> Iterable[dict[str, Any]]:
         """Lines of a recorded file: every path that is not a whole solution, with its different children."""
         id = self.problem.id
         for path in dict.fromkeys(s[:k] for s in solutions for k in range(len(s))):
@@ -113,16 +112,16 @@ class Word:
             ]
             yield {"problem": id, "path": list(path), "children": children}
 
-    def children(self, path: Path_, solutions: Sequence[Path_]) -> list[Path_]:
+    def children(self, path: Steps, solutions: Sequence[Steps]) -> list[Steps]:
         """One step longer, in recorded order. Samples are not merged: equal ones count twice."""
         n = len(path) + 1
         found = [s[:n] for s in solutions if len(s) >= n and s[: n - 1] == path]
         return found if solutions is self.whole else list(dict.fromkeys(found))
 
-    def beam(self, beams: int) -> list[Path_]:
+    def beam(self, beams: int) -> list[Steps]:
         """The finished paths that a beam search over all recorded children meets."""
-        paths: list[Path_] = [()]
-        done: list[Path_] = []
+        paths: list[Steps] = [()]
+        done: list[Steps] = []
         while paths:
             level = [child for path in paths for child in self.children(path, self.steps)]
             done += [child for child in level if child in self.steps]
@@ -130,14 +129,14 @@ class Word:
             paths = [path for path in best if path not in self.steps]
         return done
 
-    def right(self, paths: Sequence[Path_], rule: str) -> bool:
+    def right(self, paths: Sequence[Steps], rule: str) -> bool:
         """Whether the vote of these finished paths is the answer of the published solution."""
-        votes: Counter[Fraction | None] = Counter()
+        votes: dict[Fraction, float] = {}
         for path in paths:
-            votes[number(path[-1])] += 1 if rule == "majority" else score(self.problem.id, path)  # type: ignore[assignment]
-        del votes[None]
-        # most_common keeps the first of equals
-        return bool(votes) and votes.most_common(1)[0][0] == number(self.problem.reference or "")
+            if (said := number(path[-1])) is not None:
+                votes[said] = votes.get(said, 0) + (1 if rule == "majority" else score(self.problem.id, path))
+        # max keeps the first of equals
+        return bool(votes) and max(votes, key=votes.__getitem__) == number(self.problem.reference or "")
 
 
 def number(text: str) -> Fraction | None:
@@ -160,22 +159,23 @@ def correct(config: Config, words: Sequence[Word]) -> list[bool]:
     return [a.answer is not None and GSM8K.check(a.problem, a.answer) is True for a in answers]
 
 
-def recorded_config(path: str, search: dict[str, Any], rule: str, scorer: bool = True) -> Config:
+def recorded_config(path: str, search: dict[str, Any], rule: str) -> Config:
     replies = {"type": "recorded", "path": path}
-    layer = {"task": "gsm8k", "search": search, "answer": {"rule": rule}, "proposer": replies}
-    return build([layer | {"scorer": replies if scorer else "none"}])
+    return build(
+        [{"task": "gsm8k", "search": search, "answer": {"rule": rule}, "proposer": replies, "scorer": replies}]
+    )
 
 
 @pytest.mark.parametrize("rule", ["majority", "weighted"])
-def test_four_recorded_solutions_vote_as_computed_by_hand(words: list[Word], rule: str, tmp_path: Path) -> None:
+def test_four_recorded_solutions_vote_as_computed_plainly(words: list[Word], rule: str, tmp_path: Path) -> None:
     path = write(tmp_path / "solutions.jsonl", (line for word in words for line in word.recorded(word.whole)))
     found = correct(recorded_config(path, {"type": "sample", "n": 4}, rule), words)
     assert found == [word.right(word.whole, rule) for word in words]
-    assert sum(found) == {"majority": 0, "weighted": 0}[rule]
+    assert sum(found) == {"majority": 87, "weighted": 88}[rule]
 
 
 @pytest.mark.parametrize("beams", [4, 2, 1])
-def test_beam_over_the_recorded_steps_finds_what_is_computed_by_hand(
+def test_beam_over_the_recorded_steps_finds_what_is_computed_plainly(
     words: list[Word], beams: int, tmp_path: Path
 ) -> None:
     """At most four steps are recorded at a level, so four beams drop nothing, and two and one do."""
@@ -183,7 +183,7 @@ def test_beam_over_the_recorded_steps_finds_what_is_computed_by_hand(
     config = recorded_config(path, {"type": "beam", "beams": beams, "branch": None}, "weighted")
     found = correct(config, words)
     assert found == [word.right(word.beam(beams), "weighted") for word in words]
-    assert sum(found) == {4: 0, 2: 0, 1: 0}[beams]
+    assert sum(found) == {4: 88, 2: 80, 1: 81}[beams]
 
 
 # Word problems put to a model by its chat template
@@ -239,6 +239,5 @@ def test_the_chat_prompt_is_the_models_template_around_the_question(chat_models:
     asyncio.run(proposer.close())
     assert proposer.tokenizer.chat_template == CHATML
     assert text == (
-        f"<|im_start|>system\n{GSM8K.system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n"
-        "<|im_start|>assistant\n"
+        f"<|im_start|>system\n{GSM8K.system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
     )

@@ -251,8 +251,9 @@ def _typed(name: str, data: Data) -> Any:
         raise ConfigError(
             f"{name}.type = {kind!r}: unknown{_nearest(str(kind), known)}; known types: {', '.join(known)}"
         )
-    keys = {key: value for key, value in data.items() if key != "type"}
-    return _section(known[kind], keys, name, f" of type {kind}")
+    of = f" of type {kind}"
+    check_keys(data, ["type", *(f.name for f in dataclasses.fields(known[kind]) if f.init)], name, of)
+    return _section(known[kind], {key: value for key, value in data.items() if key != "type"}, name, of)
 
 
 def _with_rule(name: str, data: Data, answer: AnswerRule) -> Data:

@@ -7,14 +7,15 @@ from typing import Any
 from treesearch.backends.bundled import Bundled, BundledPRM
 from treesearch.backends.legal import Legal
 from treesearch.backends.none import NoModel
-from treesearch.backends.oracle import Oracle
-from treesearch.backends.recorded import Recorded, RecordedScorer
+from treesearch.backends.oracle import Oracle, OracleOutcome
+from treesearch.backends.recorded import Recorded, RecordedOutcome, RecordedScorer
 from treesearch.backends.reward import TransformersORM, TransformersPRM
-from treesearch.backends.simulated import Simulated, SimulatedScorer
+from treesearch.backends.simulated import Simulated, SimulatedOutcome, SimulatedScorer
 from treesearch.backends.transformers import Transformers
 
-__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "Bundled", "BundledPRM", "Legal", "NoModel", "Oracle", "Recorded",
-           "RecordedScorer", "Simulated", "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
+__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "Bundled", "BundledPRM", "Legal", "NoModel", "Oracle", "OracleOutcome",
+           "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated", "SimulatedOutcome", "SimulatedScorer",
+           "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
 
 PROPOSERS: dict[str, Any] = {
     "bundled": Bundled,
@@ -34,7 +35,7 @@ SCORERS: dict[str, Any] = {
 OUTCOMES: dict[str, Any] = {
     "none": NoModel,
     "transformers": TransformersORM,
-    "recorded": RecordedScorer,
-    "simulated": SimulatedScorer,
-    "oracle": Oracle,
+    "recorded": RecordedOutcome,
+    "simulated": SimulatedOutcome,
+    "oracle": OracleOutcome,
 }

@@ -55,3 +55,22 @@ class Scorer(Protocol):
     async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]: ...
 
     async def close(self) -> None: ...
+
+
+class LastScore:
+    """A step scorer as an outcome model: the value of a whole chain is the score of its last step."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer, self.max_jobs = scorer, scorer.max_jobs
+
+    async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:
+        return [_last(reply) for reply in await self.scorer.score(items)]
+
+    async def close(self) -> None:
+        await self.scorer.close()
+
+
+def _last(reply: Scored | Exception) -> Scored | Exception:
+    if isinstance(reply, Exception):
+        return reply
+    return Scored(tuple(row[-1:] for row in reply.scores), reply.tokens)

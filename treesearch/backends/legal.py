@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from treesearch.backends.base import Limits
-from treesearch.errors import ConfigError, RequestError
+from treesearch.errors import ConfigError, RequestError, TreesearchError
 from treesearch.tasks.arithmetic import Move, Numbers, moves
 from treesearch.tasks.base import Prompt, Task
 from treesearch.tasks.countdown import Countdown
@@ -44,25 +44,41 @@ class LegalProposer:
         return [self._chains(job) for job in jobs]
 
     def _chains(self, job: Job) -> tuple[Chain, ...] | Exception:
+        try:
+            return self._drawn(job)
+        except TreesearchError as error:  # one bad question must not fail the jobs beside it
+            return error
+
+    def _drawn(self, job: Job) -> tuple[Chain, ...]:
+        if job.until == "revision":
+            raise RequestError(
+                "random legal moves cannot revise an answer; use a search that does not ask for revisions"
+            )
         numbers = tuple(sorted(self.task.puzzle(job.problem.question)[0]))
         for step in job.path:
             known = {render(move): move.left for move in moves(numbers, self.largest)}
             if step.text.strip() not in known:
-                return RequestError(f"step {step.text!r} is no legal move from {numbers}")
+                raise RequestError(f"step {step.text!r} is no legal move from {numbers}")
             numbers = known[step.text.strip()]
         if job.n is None:
-            options = moves(numbers, self.largest)
+            options = self._options(numbers)
             return tuple((_step(move, len(options)),) for move in options)
         return tuple(self._chain(numbers, job, i) for i in range(job.first, job.first + job.n))
 
     def _chain(self, numbers: Numbers, job: Job, i: int) -> Chain:
         rng, chain = random.Random(chain_seed(job.seed, i)), list[Step]()
         while not chain or (job.until == "answer" and chain[-1].finish == "step"):
-            options = moves(numbers, self.largest)
+            options = self._options(numbers)
             move = rng.choice(options)
             chain.append(_step(move, len(options)))
             numbers = move.left
         return tuple(chain)
+
+    def _options(self, numbers: Numbers) -> list[Move]:
+        options = moves(numbers, self.largest)
+        if not options:
+            raise RequestError(f"{numbers} has no legal move in whole numbers up to {self.largest}")
+        return options
 
     async def close(self) -> None: ...
 

@@ -7,13 +7,14 @@ JSON lines: {"problem": ID, "path": ["step text", ...], "children": [{"text": ..
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from treesearch.backends.base import Limits, Scored
+from treesearch.backends.base import LastScore, Limits, Scored, Scorer
 from treesearch.errors import ConfigError, ProblemError, RequestError
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Finish, Job, Step
@@ -36,21 +37,32 @@ class Recorded:
 
 @dataclass(frozen=True)
 class RecordedScorer:
-    """Scorer or outcome `recorded`: the recorded score of each new step (as outcome: of the last)."""
+    """Scorer `recorded`: the recorded score of each new step."""
 
     path: str
     label: ClassVar[str | None] = None
 
-    def build(self, task: Task, prompt: Prompt) -> RecordedScores:
+    def build(self, task: Task, prompt: Prompt) -> Scorer:
         """Read the file. Raises ConfigError or ProblemError (file:line)."""
         return RecordedScores(read(self.path))
+
+
+@dataclass(frozen=True)
+class RecordedOutcome(RecordedScorer):
+    """Outcome `recorded`: the recorded score of the last step."""
+
+    def build(self, task: Task, prompt: Prompt) -> Scorer:
+        """Read the file. Raises ConfigError or ProblemError (file:line)."""
+        return LastScore(RecordedScores(read(self.path)))
 
 
 @lru_cache(maxsize=4)
 def read(path: str) -> dict[Key, tuple[Step, ...]]:
     """All recorded children by problem and path. Raises ConfigError if there is no file, ProblemError for a bad line."""
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        lines = Path(path).read_text("utf-8").split("\n")  # splitlines() would also cut at U+2028 inside a text
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recorded file {path}: {error}; save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"recorded file {path}: {error.strerror}; set its path to a file of recorded steps") from None
     found: dict[Key, tuple[Step, ...]] = {}
@@ -60,7 +72,7 @@ def read(path: str) -> dict[Key, tuple[Step, ...]]:
             continue
         try:
             row = json.loads(line)
-            key = (str(row["problem"]), tuple(row["path"]))
+            key = (str(row["problem"]), _path(row["path"]))
             steps = tuple(_step(child) for child in row["children"])
         except (ValueError, KeyError, TypeError) as error:
             raise ProblemError(f"{path}:{number}: not a recorded path with children: {error!r}") from None
@@ -70,7 +82,15 @@ def read(path: str) -> dict[Key, tuple[Step, ...]]:
     return found
 
 
-def _step(child: dict[str, Any]) -> Step:
+def _path(path: Any) -> tuple[str, ...]:
+    if not isinstance(path, list) or not all(isinstance(text, str) for text in path):
+        raise ValueError(f"path {path!r} is not a list of strings")
+    return tuple(path)
+
+
+def _step(child: Any) -> Step:
+    if not isinstance(child, dict):
+        raise ValueError(f"child {child!r} is not an object with a text")
     finish: Finish = child.get("finish", "step")
     if finish not in get_args(Finish):
         raise ValueError(f"finish {finish!r} is not one of {', '.join(get_args(Finish))}")
@@ -79,7 +99,15 @@ def _step(child: dict[str, Any]) -> Step:
     text, score = child["text"], child.get("score")
     if not isinstance(text, str):
         raise ValueError(f"text {text!r} is not a string")
-    return Step(text, tokens=child.get("tokens"), logprob=child.get("logprob"), score=score, finish=finish)
+    for name in ("score", "logprob"):
+        value = child.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not number:
+            raise ValueError(f"{name} {value!r} is not a finite number")
+    tokens = child.get("tokens")
+    if tokens is not None and (type(tokens) is not int or tokens < 0):
+        raise ValueError(f"tokens {tokens!r} is not a count")
+    return Step(text, tokens=tokens, logprob=child.get("logprob"), score=score, finish=finish)
 
 
 class RecordedProposer:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from treesearch.backends.base import Limits, Scored
+from treesearch.backends.base import LastScore, Limits, Scored, Scorer
 from treesearch.errors import ConfigError
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job, Step, chain_seed, digest
@@ -93,7 +93,7 @@ def good(text: str) -> bool:
 
 @dataclass(frozen=True)
 class SimulatedScorer:
-    """Scorer or outcome `simulated`: 0.75 for a step that is right so far, 0.25 for one that is not, +- `noise`."""
+    """Scorer `simulated`: 0.75 for a step that is right so far, 0.25 for one that is not, +- `noise`."""
 
     noise: float = 0.3
     label: ClassVar[str | None] = "SIMULATED"
@@ -102,8 +102,16 @@ class SimulatedScorer:
         if not 0 <= self.noise <= 1:
             raise ConfigError(f"scorer.noise = {self.noise!r}: must be 0 to 1")
 
-    def build(self, task: Task, prompt: Prompt) -> SimulatedScores:
+    def build(self, task: Task, prompt: Prompt) -> Scorer:
         return SimulatedScores(self.noise)
+
+
+@dataclass(frozen=True)
+class SimulatedOutcome(SimulatedScorer):
+    """Outcome `simulated`: the simulated score of the last step."""
+
+    def build(self, task: Task, prompt: Prompt) -> Scorer:
+        return LastScore(SimulatedScores(self.noise))
 
 
 class SimulatedScores:

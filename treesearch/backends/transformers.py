@@ -6,6 +6,7 @@ done leave the batch, and a job is answered when its own chains are done. Token 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -120,7 +121,7 @@ class TransformersProposer:
 
     async def propose(self, jobs: Sequence[Job]) -> list[Chains | Exception]:
         """One reply a job, as described in backends.base."""
-        return [await self._batcher.run(job) for job in jobs]
+        return await asyncio.gather(*(self._batcher.run(job) for job in jobs))
 
     async def close(self) -> None:
         await self._batcher.close()
@@ -241,7 +242,10 @@ class _Decoding:
         if bool((self.top_p < 1).any()):
             probabilities = _nucleus(torch, probabilities, self.top_p)
         cumulative = probabilities.cumsum(-1)
-        token = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None]).squeeze(1)
+        total = cumulative[:, -1]
+        # below the total and right of ties, else rounding (u = 0, u = 1 - 2^-24) would pick a token of probability 0
+        at = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+        token = torch.searchsorted(cumulative, at[:, None], right=True).squeeze(1)
         token = torch.where(self.temperature > 0, token.clamp(max=logits.shape[1] - 1), logits.argmax(-1))
         return token, logits.log_softmax(-1).gather(1, token[:, None]).squeeze(1)
 
