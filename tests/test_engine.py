@@ -140,7 +140,8 @@ def test_a_refused_request_is_not_asked_of_another_replica() -> None:
 
     proposer = Refuses()
     engine = make([proposer], search=SEARCHES["sample"](n=1))
-    run(engine, 1)
+    answer = run(engine, 1)["p0"]
+    assert answer.stopped == "error" and "9,000 tokens" in (answer.error or "")
     assert engine.proposers.retries == 0 and proposer.calls == 3  # the search itself asks three times
 
 

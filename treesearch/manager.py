@@ -79,6 +79,7 @@ class Live:
     wasted: int | None = 0
     stopped: Stopped | None = None
     error: str | None = None
+    failure: str | None = None  # of the last failed request
 
 
 class Manager:
@@ -172,6 +173,8 @@ class Manager:
         live = self.live.pop(problem_id)
         assert live.stopped is not None, f"{problem_id} has not ended"
         candidates = live.tree.candidates()
+        if not candidates and live.stopped == "finished" and live.failure is not None:
+            live.stopped, live.error = "error", live.failure  # nothing was found, and this is why
         chosen, score = choose(candidates, self.rule)
         return Answer(
             problem=live.problem,
@@ -212,6 +215,7 @@ class Manager:
     def _feed(self, live: Live, seq: int, reply: Expansion, out: Outcome) -> None:
         live.outstanding.pop(seq)
         live.expansions += 1
+        live.failure = reply.error or live.failure
         live.generated = add(live.generated, tokens_of(reply))
         live.scored = add(live.scored, reply.scored)
         self._resume(live, reply, out)

@@ -264,5 +264,5 @@ def puct(q: float, p: float, parent: int, n: int, c: float) -> float:
 
 
 def allowed(visits: int, k: float, alpha: float) -> int:
-    """Children a node may have under progressive widening: floor(k N^alpha), at least 1."""
-    return max(1, math.floor(k * visits**alpha))
+    """Children a node may have under progressive widening: floor(k N^alpha), at least those of its first visit and 1."""
+    return max(1, math.floor(k * max(visits, 1) ** alpha))

@@ -72,14 +72,27 @@ def read(path: str) -> dict[Key, tuple[Step, ...]]:
             continue
         try:
             row = json.loads(line)
-            key = (str(row["problem"]), _path(row["path"]))
-            steps = tuple(_step(child) for child in row["children"])
-        except (ValueError, KeyError, TypeError) as error:
+            key = (_problem(row["problem"]), _path(row["path"]))
+            steps = tuple(_step(child) for child in _children(row["children"]))
+        # a score of 400 digits overflows, a line of 100,000 brackets recurses: both are bad lines, not crashes
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ProblemError(f"{path}:{number}: not a recorded path with children: {error!r}") from None
         if key in found:
             raise ProblemError(f"{path}:{number}: problem {key[0]!r} has this path already in line {first[key]}")
         found[key], first[key] = steps, number
     return found
+
+
+def _problem(problem: Any) -> str:
+    if not isinstance(problem, str | int) or isinstance(problem, bool):
+        raise ValueError(f"problem {problem!r} is not an id")
+    return str(problem)
+
+
+def _children(children: Any) -> list[Any]:
+    if not isinstance(children, list):
+        raise ValueError(f"children {children!r} is not a list")
+    return children
 
 
 def _path(path: Any) -> tuple[str, ...]:
@@ -126,8 +139,9 @@ class RecordedProposer:
         children = self.recorded.get((job.problem.id, path), ())
         stop = len(children) if job.n is None else job.first + job.n
         if not children or stop > len(children):
+            asked = "all" if job.n is None else f"{job.first} to {stop - 1}"
             return RequestError(f"problem {job.problem.id}: {len(children)} children are recorded after {list(path)}, "
-                                f"asked were {job.first} to {stop - 1}")  # fmt: skip
+                                f"asked were {asked}")  # fmt: skip
         try:
             return tuple(self._down(job, path, child) for child in children[job.first : stop])
         except RequestError as error:

@@ -57,8 +57,10 @@ class SimulatedProposer:
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
         sequences = sum(job.n or 0 for job in jobs)
         self.running += sequences
-        await self.sleep(self.spec.base_ms / 1e3 + self.spec.per_sequence_us * self.running / 1e6)
-        self.running -= sequences
+        try:
+            await self.sleep(self.spec.base_ms / 1e3 + self.spec.per_sequence_us * self.running / 1e6)
+        finally:  # a cancelled request runs no longer: else it would slow all later ones
+            self.running -= sequences
         return [self._chains(job) for job in jobs]
 
     def _chains(self, job: Job) -> tuple[Chain, ...] | Exception:

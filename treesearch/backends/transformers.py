@@ -53,8 +53,11 @@ def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[
     """(model in evaluation mode on its device, tokenizer) of a spec with model, dtype, device, revision."""
     import torch
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
     from treesearch.models import folder
+
+    logging.disable_progress_bar()  # it would write into ours
 
     name = str(folder(bundled)) if spec.model == "bundled" else spec.model
     device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
