@@ -111,7 +111,7 @@ class TransformersProposer:
     ) -> None:
         self.model, self.tokenizer, self.task, self.prompt = model, tokenizer, task, prompt
         self.limits = limits
-        self.max_jobs = spec.max_batch
+        self.max_jobs = max(1, spec.max_batch // 2)  # a job asks for several chains: enough for the next batch to wait
         self.context = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
         chat_ends = {tokenizer.eos_token_id} | set(_list(getattr(model.generation_config, "eos_token_id", None)))
         size = int(model.get_input_embeddings().num_embeddings)
