@@ -14,6 +14,7 @@ import platform
 import resource
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from treesearch.algorithms import SEARCHES
 from treesearch.backends.base import Scored
@@ -24,8 +25,12 @@ from treesearch.tree import ROOT, Tree
 from treesearch.types import Chain, Expansion, Job, Problem, Step, digest
 
 DEPTH = 6
-CASES = {"beam 4x4": {"type": "beam", "beams": 4, "branch": 4}, "mcts 64": {"type": "mcts", "simulations": 64, "branch": 4},
-         "mcts 64, no rollouts": {"type": "mcts", "simulations": 64, "branch": 4, "rollouts": 0}}  # fmt: skip
+MCTS = {"type": "mcts", "simulations": 64, "branch": 4, "widening": None}
+CASES: dict[str, dict[str, Any]] = {
+    "beam 4x4": {"type": "beam", "beams": 4, "branch": 4},
+    "mcts 64": MCTS,
+    "mcts 64, rollouts": MCTS | {"rollouts": 1},
+}
 
 
 class NullProposer:

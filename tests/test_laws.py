@@ -24,8 +24,9 @@ SMALL = {
     "particles": SEARCHES["particles"](n=5),
     "best_first": SEARCHES["best_first"](branch=3, expansions=8),
     "ab_mcts": SEARCHES["ab_mcts"](simulations=12),
-    "mcts": SEARCHES["mcts"](simulations=16, parallel=4, branch=3),
-    "mcts_no_rollout": SEARCHES["mcts"](simulations=16, parallel=4, branch=3, rollouts=0),
+    "mcts": SEARCHES["mcts"](simulations=16, parallel=4, branch=3, rollouts=1),
+    "mcts_default": SEARCHES["mcts"](simulations=24),
+    "mcts_no_rollout": SEARCHES["mcts"](simulations=16, parallel=4, branch=3, rollouts=0, widening=None),
     "mcts_puct": SEARCHES["mcts"](simulations=12, parallel=4, branch=3, selection="puct", backup="max"),
     "sal_beam": SEARCHES["sal_beam"](n=4, beam_width=2, iterations=6),
 }

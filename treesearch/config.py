@@ -54,15 +54,7 @@ DEFAULTS: Data = {
     "limit": None,
     "task": "game24",
     "prompt": {},
-    # what serves best where a scorer can be trusted: values from step scores, a wide root, little exploration
-    "search": {
-        "type": "mcts",
-        "branch": 8,
-        "c": 0.2,
-        "rollouts": 0,
-        "max_children": 32,
-        "widening": {"k": 8.0, "alpha": 0.35},
-    },
+    "search": {"type": "mcts"},
     "sampling": {},
     "limits": {},
     "answer": {},

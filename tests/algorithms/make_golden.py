@@ -22,8 +22,11 @@ SMALL: dict[str, Search] = {
     "best_first": BestFirst(branch=2, expansions=8),
     "ab_mcts_step": ABMCTS(simulations=16),
     "ab_mcts_answer": ABMCTS(simulations=6, unit="answer", prior="beta"),
-    "mcts": MCTS(simulations=10, parallel=2, branch=2),
-    "mcts_puct": MCTS(simulations=10, parallel=2, branch=2, selection="puct", rollouts=0),
+    "mcts_default": MCTS(simulations=10),
+    "mcts": MCTS(simulations=10, parallel=2, branch=2, c=1.4, rollouts=1, max_children=8, widening=None),
+    "mcts_puct": MCTS(
+        simulations=10, parallel=2, branch=2, c=1.4, max_children=8, widening=None, selection="puct", rollouts=0
+    ),
     "sal_beam": SALBeam(n=4, beam_width=2),
 }
 

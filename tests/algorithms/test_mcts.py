@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import pytest
 
@@ -10,16 +11,23 @@ from tests.algorithms.driver import Expander, FakeModel, check_statistics, run
 from treesearch.algorithms import MCTS, Widening
 from treesearch.tree import ROOT, Tree
 
+
+def plain(**given: Any) -> MCTS:
+    """Textbook parameters: four children, a rollout each, no widening."""
+    return MCTS(**{"branch": 4, "c": 1.4, "rollouts": 1, "max_children": 8, "widening": None} | given)
+
+
 VARIANTS = [
     MCTS(),
-    MCTS(rollouts=0),
-    MCTS(rollouts=3, parallel=3),
-    MCTS(selection="puct", backup="max"),
-    MCTS(virtual_loss=0.0, parallel=16),
-    MCTS(widening=Widening(1.0, 0.5)),
-    MCTS(branch=None, merge=True),
-    MCTS(merge=False, branch=2, max_children=3),
-    MCTS(rollouts=9, value={"steps": 0.5, "outcome": 0.5}),
+    plain(),
+    plain(rollouts=0),
+    plain(rollouts=3, parallel=3),
+    plain(selection="puct", backup="max"),
+    plain(virtual_loss=0.0, parallel=16),
+    plain(widening=Widening(1.0, 0.5)),
+    plain(branch=None, merge=True),
+    plain(merge=False, branch=2, max_children=3),
+    plain(rollouts=9, value={"steps": 0.5, "outcome": 0.5}),
 ]
 
 
@@ -73,17 +81,17 @@ def test_it_closes_with_nothing_held_at_any_resume(search: MCTS) -> None:
 
 
 def test_all_simulations_run_where_the_tree_is_large() -> None:
-    assert count(MCTS(), FakeModel(letters=26, depth=9), 0, simulations=64) == 64
+    assert count(plain(), FakeModel(letters=26, depth=9), 0, simulations=64) == 64
 
 
 def test_no_node_has_more_than_max_children() -> None:
-    for search in (MCTS(simulations=300), MCTS(simulations=300, widening=Widening(2.0, 0.9))):
+    for search in (plain(simulations=300), plain(simulations=300, widening=Widening(2.0, 0.9))):
         tree = run(search, FakeModel(letters=26, depth=3))
         assert 4 < max(len(children) for children in tree.children) <= search.max_children
 
 
 def test_equal_open_siblings_are_merged() -> None:
-    tree = run(MCTS(simulations=200), FakeModel(letters=2, depth=4))
+    tree = run(plain(simulations=200), FakeModel(letters=2, depth=4))
     for children in tree.children:
         texts = [
             tree.path(child)[-1].text for child in children if tree.finish(child) == "step" and tree.is_open(child)
@@ -92,15 +100,15 @@ def test_equal_open_siblings_are_merged() -> None:
 
 
 def test_finished_leaves_of_an_expansion_are_visited_once() -> None:
-    tree = run(MCTS(simulations=1, branch=3, merge=False), FakeModel(depth=1))
+    tree = run(plain(simulations=1, branch=3, merge=False), FakeModel(depth=1))
     assert [tree.visits[node] for node in tree.children[ROOT]] == [1, 1, 1]
 
 
 def test_a_visit_in_flight_counts_as_a_virtual_loss() -> None:
     from treesearch.algorithms.mcts import _Run
 
-    tree = run(MCTS(simulations=1, rollouts=0, branch=1, merge=False), FakeModel())
+    tree = run(plain(simulations=1, rollouts=0, branch=1, merge=False), FakeModel())
     tree.hold(1)
     value = tree.mean(1)
-    assert _Run(MCTS(), tree).q(1) == value
-    assert _Run(MCTS(virtual_loss=-1.0), tree).q(1) == pytest.approx((value - 1) / 2)
+    assert _Run(plain(), tree).q(1) == value
+    assert _Run(plain(virtual_loss=-1.0), tree).q(1) == pytest.approx((value - 1) / 2)

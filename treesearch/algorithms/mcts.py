@@ -38,12 +38,12 @@ class MCTS:
 
     simulations: int = 64
     parallel: int = 8
-    branch: int | None = 4
-    c: float = 1.4
+    branch: int | None = 8
+    c: float = 0.2
     selection: Literal["uct", "puct"] = "uct"
-    rollouts: int = 1
-    max_children: int = 8
-    widening: Widening | None = None
+    rollouts: int = 0
+    max_children: int = 32
+    widening: Widening | None = Widening(8.0, 0.35)
     value: dict[str, float] = field(default_factory=lambda: {"steps": 1.0})
     backup: Literal["mean", "max"] = "mean"
     virtual_loss: float | None = None
@@ -59,8 +59,6 @@ class MCTS:
         weights = self.value.values()
         proper = set(self.value) <= {"steps", "outcome"} and all(w >= 0 for w in weights)
         require(proper and math.isclose(sum(weights), 1), "value", self.value, "weights of steps and outcome, sum 1")
-        fits = self.widening is None or self.branch is not None
-        require(fits, "widening", self.widening, "null where branch is null: an enumerated node has all its children")
 
     def search(self, tree: Tree) -> Wishes:
         run, left = _Run(self, tree), self.simulations
