@@ -6,12 +6,14 @@ import ast
 import asyncio
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from treesearch import config as configs
 from treesearch.backends.base import Limits
+from treesearch.backends.bundled import BundledPRM
 from treesearch.models import folder
 from treesearch.models import train as recipe
 from treesearch.run import run
@@ -119,6 +121,23 @@ def test_the_main_job_solves_most_of_ten_puzzles(tmp_path: Path) -> None:
     assert accuracy(tmp_path / "mcts", "limit=10") >= 0.8
     rows = [json.loads(line) for line in (tmp_path / "mcts" / "results.jsonl").read_text().splitlines()]
     assert all(row["tokens"]["generated"] > 0 and row["tokens"]["scored"] > 0 for row in rows)
+
+
+def test_a_step_scorer_serves_as_outcome_model(tmp_path: Path) -> None:
+    """The PRM's last step score is the outcome of a chain; given as a spec from Python or by its name in a config."""
+    asyncio.run(
+        run(
+            configs.load(
+                None, ["limit=2", "search.type=sample", "search.n=4", "outcome.type=oracle", "answer.aggregate=outcome"]
+            ),
+            tmp_path / "named",
+        )
+    )
+    given = replace(configs.load(None, ["limit=2", "search.type=sample", "search.n=4"]), outcome=BundledPRM())
+    asyncio.run(run(given, tmp_path / "given"))
+    for name in ("named", "given"):
+        rows = [json.loads(line) for line in (tmp_path / name / "results.jsonl").read_text().splitlines()]
+        assert all(c["outcome"] is not None for row in rows for c in row["candidates"]) and rows[0]["candidates"]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from typing import Any
 
 from treesearch import __version__, problems
 from treesearch.answers import aggregate
-from treesearch.backends.base import Proposer, Scorer
+from treesearch.backends.base import LastScore, Proposer, Scorer
 from treesearch.checker import Checker
 from treesearch.config import Config, digest, matters
 from treesearch.config import read as read_config
@@ -83,7 +83,7 @@ def engine(config: Config, models: Models, task: Task, store: Store | None = Non
         task,
         models.proposers(config, task),
         models.scorers(config, task),
-        models.scorers(config, task, "outcome"),
+        [LastScore(model) for model in models.scorers(config, task, "outcome")],  # a PRM serves as outcome model too
         settings=settings,
         checker=models.checker,
         store=store,
