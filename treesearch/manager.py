@@ -67,6 +67,7 @@ class Live:
     wishes: Wishes
     started: float
     digests: list[int]  # of the path to each node, grown with the tree
+    age: int  # searches opened before it
     outstanding: dict[int, tuple[Job, int, int]] = field(
         default_factory=dict
     )  # seq -> job, leaf, wish digest; oldest first
@@ -102,6 +103,8 @@ class Manager:
         self.delivery = delivery
         self.seed = seed
         self.live: dict[str, Live] = {}
+        self.opened = 0
+        self.logprobs = bool(getattr(search, "reads_logprobs", False))
 
     def open(self, problem: Problem, now: float, journal: Sequence[Reply] = (), close: Close | None = None) -> Outcome:
         """Begin a search, or bring it back to where its journal ends; returns the jobs still unanswered.
@@ -110,7 +113,8 @@ class Manager:
         """
         tree = Tree(seed=digest(self.seed, problem.id))
         started = now - (journal[-1].at if journal else 0.0)
-        live = Live(problem, tree, self.search.search(tree), started, [digest(self.seed, problem.id)])
+        live = Live(problem, tree, self.search.search(tree), started, [digest(self.seed, problem.id)], self.opened)
+        self.opened += 1
         self.live[problem.id] = live
         out = Outcome()
         self._resume(live, None, out)
@@ -240,7 +244,7 @@ class Manager:
         seq, live.issued = live.issued, live.issued + 1
         seed = digest(self.seed, live.problem.id, path)
         job = Job(f"{live.problem.id}/{seq}", live.problem, live.tree.path(wish.leaf), first, wish.n, wish.until, sampling,
-                  seed, wish.score, wish.proposer, wish.leaf)  # fmt: skip
+                  seed, wish.score, wish.proposer, wish.leaf, live.age, self.logprobs)  # fmt: skip
         live.outstanding[seq] = (job, wish.leaf, digest(repr(wish), repr(sampling), path, first))
         return job
 

@@ -93,6 +93,8 @@ class Job:
     score: Score = "step"
     proposer: str | None = None
     leaf: int = 0  # the node in its own tree; a backend has no use for it
+    priority: int = 0  # age of its tree, 0 the oldest: a backend that must choose runs the smallest first
+    logprobs: bool = False  # whether the search reads `Step.logprob`
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ Wishes = Generator[list[Expand], Expansion, None]
 
 
 class Search(Protocol):
-    """A search: its parameters are its fields."""
+    """A search: its parameters are its fields. One whose `reads_logprobs` is true gets `Step.logprob` from every proposer."""
 
     def search(self, tree: Tree) -> Wishes: ...
 

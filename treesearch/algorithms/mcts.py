@@ -60,6 +60,11 @@ class MCTS:
         proper = set(self.value) <= {"steps", "outcome"} and all(w >= 0 for w in weights)
         require(proper and math.isclose(sum(weights), 1), "value", self.value, "weights of steps and outcome, sum 1")
 
+    @property
+    def reads_logprobs(self) -> bool:
+        """PUCT's priors are log-probabilities of steps."""
+        return self.selection == "puct"
+
     def search(self, tree: Tree) -> Wishes:
         run, left = _Run(self, tree), self.simulations
         wishes: list[Expand] = []

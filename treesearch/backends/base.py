@@ -5,12 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from treesearch.types import Chain, Job
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,8 @@ class Proposer(Protocol):
     """Draws continuations. Called with all jobs that wait; gives one reply a job, in order.
 
     A reply is the job's chains (unscored, `answer` unread) or an exception: RequestError for a job that must not be
-    asked again, anything else for one that may.
+    asked again, anything else for one that may. A proposer may also have `abort(job_ids)`: nobody wants these any more, and
+    their replies come early, with the chains as far as they were sampled.
     """
 
     max_jobs: int  # jobs worth having in flight at once
