@@ -13,7 +13,7 @@ FLOORS = [
     {"types", "errors"},
     {"tree", "answers", "tasks"},
     {"algorithms"},
-    {"manager", "store", "dispatch"},
+    {"manager", "wire", "store", "dispatch"},
     {"backends", "models", "checker"},
     {"pool", "engine", "config", "problems", "progress", "run"},
     {"actors"},

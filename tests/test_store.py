@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes import World, problems
 from treesearch.algorithms import SEARCHES
-from treesearch.errors import ConfigError, JournalError, RunError
+from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Manager, Reply
 from treesearch.store import Store, pack_reply, unpack_reply
 from treesearch.types import Expansion, Step
@@ -37,7 +37,7 @@ def test_every_flipped_bit_is_noticed(journal: list[Reply]) -> None:
     for bit in range(len(body) * 8):
         damaged = bytearray(body)
         damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(JournalError):
+        with pytest.raises(FrameError):
             unpack_reply(bytes(damaged))
 
 

@@ -18,9 +18,9 @@ from treesearch.algorithms.base import Search
 from treesearch.answers import AnswerRule
 from treesearch.backends.base import Proposer, Scored, Scorer
 from treesearch.checker import Checker
-from treesearch.errors import RunError
+from treesearch.errors import RunError, told
 from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
-from treesearch.pool import Pool
+from treesearch.pool import Pool, Replica
 from treesearch.store import Row, Store
 from treesearch.tasks.base import Task
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite
@@ -50,15 +50,18 @@ class Stats:
 
 
 class Engine:
-    """Runs one search over many problems, on in-process or remote replicas alike."""
+    """Runs one search over many problems, on in-process or remote replicas alike.
+
+    `scorers` or `outcomes` None: steps stay unscored, ends without an outcome. Replicas may also join the pools later.
+    """
 
     def __init__(
         self,
         search: Search,
         task: Task,
         proposers: Sequence[Proposer],
-        scorers: Sequence[Scorer] = (),
-        outcomes: Sequence[Scorer] = (),
+        scorers: Sequence[Scorer] | None = None,
+        outcomes: Sequence[Scorer] | None = None,
         *,
         settings: Settings | None = None,
         checker: Checker,
@@ -70,12 +73,9 @@ class Engine:
             search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed
         )
         self.task, self.checker, self.store, self.clock = task, checker, store, clock
-        self.proposers = Pool([p.propose for p in proposers], [p.max_jobs for p in proposers], s.timeout)
-        self.scorers = Pool([p.score for p in scorers], [p.max_jobs for p in scorers], s.timeout) if scorers else None
-        self.outcomes = (
-            Pool([p.score for p in outcomes], [p.max_jobs for p in outcomes], s.timeout) if outcomes else None
-        )
-        self.credits = sum(p.max_jobs for p in proposers)
+        self.proposers = Pool([proposer_replica(p) for p in proposers], s.timeout)
+        self.scorers = Pool([scorer_replica(p) for p in scorers], s.timeout) if scorers is not None else None
+        self.outcomes = Pool([scorer_replica(p) for p in outcomes], s.timeout) if outcomes is not None else None
         self.stats = Stats()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running: Counter[str] = Counter()  # requests of a problem that have not come back
@@ -86,24 +86,31 @@ class Engine:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._broken = False  # a commit failed: nothing may be published any more
         self._background: set[asyncio.Task[None]] = set()
-        self._out: asyncio.Queue[Answer | BaseException] = asyncio.Queue()
-        self._source: Iterator[Problem] = iter(())
+        self._out: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
+        self._source: Iterator[Problem | None] = iter(())
         self._more = False
 
-    async def answers(self, problems: Iterable[Problem]) -> AsyncGenerator[Answer, None]:
-        """Search all problems; their answers in order of completion. Raises RunError if the run cannot go on."""
+    async def answers(self, problems: Iterable[Problem | None]) -> AsyncGenerator[Answer, None]:
+        """Search all problems; their answers in order of completion. Raises RunError if the run cannot go on.
+
+        A None among the problems means "none at the moment": call `admit` when there are more.
+        """
         self._source = iter(problems)
         self._more = True
         try:
-            self._admit()
+            self.admit()
             while self._unpublished or self._more or not self._out.empty():
                 item = await self._out.get()
                 if isinstance(item, BaseException):
                     raise item
-                yield item
-                self._admit()
+                if item is not None:
+                    yield item
+                self.admit()
         finally:
             await self._stop()
+
+    def pools(self) -> list[Pool]:
+        return [pool for pool in (self.proposers, self.scorers, self.outcomes) if pool is not None]
 
     def cancel(self, problem_id: str) -> None:
         """Close the search of a problem now; its answer is chosen from the leaves it has."""
@@ -111,18 +118,24 @@ class Engine:
 
     # Admission
 
-    def _admit(self) -> None:
-        while self._more and self._room():
-            problem = next(self._source, None)
-            if problem is None:
+    def admit(self) -> None:
+        """Open searches while there is room for them."""
+        while self._more and self.room():
+            try:
+                problem = next(self._source)
+            except StopIteration:
                 self._more = False
-            else:
-                self._open(problem)
+                self._out.put_nowait(None)  # whoever waits for the last answer may have it already
+                return
+            if problem is None:
+                return
+            self._open(problem)
 
-    def _room(self) -> bool:
+    def room(self) -> bool:
+        """Whether one more live search would find something to do."""
         if self.settings.trees is not None:
             return len(self._unpublished) < self.settings.trees
-        return len(self._tasks) < self.credits
+        return len(self._tasks) < self.proposers.credits
 
     def _open(self, problem: Problem) -> None:
         if problem.id in self._unpublished:
@@ -154,8 +167,10 @@ class Engine:
             self._running[problem_id] += 1
             self._tasks[job.id] = asyncio.create_task(self._serve(job))
         for job_id in outcome.cancelled:
-            if self.proposers.waits(job_id):  # what already runs is let finish, so that its tokens are counted
+            if self.proposers.waits(job_id):
                 self._tasks[job_id].cancel()
+            else:  # its reply comes back all the same, so that its tokens are counted
+                self.proposers.abort(job_id)
         if outcome.ended and not self._running[problem_id]:
             self._spawn(self._publish(problem_id))
 
@@ -173,7 +188,7 @@ class Engine:
         outcome.ended = self._ended(job)
         try:
             self._apply(job.problem.id, outcome)
-            self._admit()
+            self.admit()
         except Exception as error:
             self._out.put_nowait(error)
 
@@ -187,15 +202,15 @@ class Engine:
             return Expansion(job.leaf, error="cancelled")
         try:
             chains = await self.proposers.run(job.id, job)
-            _check_chains(job, chains)
             if self._ended(job):
                 return Expansion(job.leaf, chains)  # nobody will look at it: counted, not scored
+            _check_chains(job, chains)
             chains = tuple([await self._read(job, chain) for chain in chains])
             return await self._judge(job, chains)
-        except asyncio.CancelledError:
+        except RunError:  # no replica is left, or the checker cannot start: no fault of this job
             raise
         except Exception as error:
-            return Expansion(job.leaf, error=f"{type(error).__name__}: {error}")
+            return Expansion(job.leaf, error=told(error))
 
     async def _read(self, job: Job, chain: Chain) -> Chain:
         """The chain with its last step's answer, if it ended."""
@@ -274,6 +289,8 @@ class Engine:
         problem_id = answer.problem.id
         self._unpublished.discard(problem_id)
         del self._running[problem_id], self._delivered[problem_id]
+        for pool in self.pools():
+            pool.dispatch.forget(problem_id)
         self._out.put_nowait(answer)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -300,6 +317,14 @@ class Engine:
         """Commit on the one writer thread: a commit whose task was cancelled is finished before the next begins."""
         assert self.store is not None
         await asyncio.get_running_loop().run_in_executor(self._writer, self.store.append, rows)
+
+
+def proposer_replica(proposer: Proposer) -> Replica:
+    return Replica(proposer.propose, proposer.max_jobs, getattr(proposer, "abort", None))
+
+
+def scorer_replica(scorer: Scorer) -> Replica:
+    return Replica(scorer.score, scorer.max_jobs)
 
 
 def _check_chains(job: Job, chains: Sequence[Chain]) -> None:

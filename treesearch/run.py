@@ -10,11 +10,11 @@ import json
 import math
 import os
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from treesearch import __version__, problems
 from treesearch.answers import aggregate
@@ -25,7 +25,7 @@ from treesearch.config import read as read_config
 from treesearch.engine import Engine, Settings
 from treesearch.errors import ConfigError
 from treesearch.manager import total
-from treesearch.progress import Progress
+from treesearch.progress import Counters, Progress
 from treesearch.store import Store
 from treesearch.tasks import load_task
 from treesearch.tasks.base import Task
@@ -68,9 +68,44 @@ class Models:
         self.checker.close()
 
 
-def engine(config: Config, models: Models, task: Task, store: Store | None = None) -> Engine:
-    """An engine as the config wants it."""
-    settings = Settings(
+class Driver(Protocol):
+    """Who searches the problems of a run: an engine in this process, or a cluster."""
+
+    @property
+    def stats(self) -> Counters: ...
+
+    def rows(self, todo: Sequence[Problem]) -> AsyncGenerator[Row, None]:
+        """A line of results.jsonl for each problem, in order of completion, once all behind it is committed."""
+        ...
+
+    def prefix_hit_rate(self) -> float | None:
+        """Share of the proposers' prompt tokens that their caches held; None if nobody counted."""
+        ...
+
+
+Drive = Callable[[Config, Task, Store], Driver]
+
+
+class _Local:
+    """The engine of this process as a driver."""
+
+    def __init__(self, config: Config, models: Models, task: Task, store: Store) -> None:
+        self.config, self.models, self.task = config, models, task
+        self.engine = engine(config, models, task, store)
+        self.stats = self.engine.stats
+
+    async def rows(self, todo: Sequence[Problem]) -> AsyncGenerator[Row, None]:
+        async with _stream(self.engine, todo) as answers:
+            async for answer in answers:
+                yield await result(answer, self.config, self.task, self.models.checker)
+
+    def prefix_hit_rate(self) -> float | None:
+        return hit_rate([usage_of(proposer) for proposer in self.models.proposers(self.config, self.task)])
+
+
+def settings(config: Config) -> Settings:
+    """What the config says about every search."""
+    return Settings(
         rule=config.answer,
         sampling=config.sampling,
         budget=config.budget,
@@ -78,13 +113,17 @@ def engine(config: Config, models: Models, task: Task, store: Store | None = Non
         delivery=config.engine.delivery or "issue",
         seed=config.engine.seed,
     )
+
+
+def engine(config: Config, models: Models, task: Task, store: Store | None = None) -> Engine:
+    """An engine as the config wants it."""
     return Engine(
         config.search,
         task,
         models.proposers(config, task),
-        models.scorers(config, task),
-        [LastScore(model) for model in models.scorers(config, task, "outcome")],  # a PRM serves as outcome model too
-        settings=settings,
+        models.scorers(config, task) or None,
+        [LastScore(model) for model in models.scorers(config, task, "outcome")] or None,  # a PRM serves as one too
+        settings=settings(config),
         checker=models.checker,
         store=store,
     )
@@ -108,11 +147,18 @@ async def answer_all(config: Config, asked: Sequence[Problem], task: Task | None
         await models.close()
 
 
-async def run(config: Config, out: Path, progress: Progress | None = None, models: Models | None = None) -> Summary:
+async def run(
+    config: Config,
+    out: Path,
+    progress: Progress | None = None,
+    models: Models | None = None,
+    drive: Drive | None = None,
+) -> Summary:
     """Search the config's problem set; write config.yaml, run.db, results.jsonl and summary.json under `out`.
 
-    Problems that have a line in results.jsonl are not searched again. Raises ConfigError if `out` holds another run,
-    RunError if this one cannot go on; what it had is kept.
+    By default with models in this process (`models`: those of earlier runs); `drive` lets others search. Problems that
+    have a line in results.jsonl are not searched again. Raises ConfigError if `out` holds another run, RunError if this
+    one cannot go on; what it had is kept.
     """
     task = load_task(config.task)
     asked = problems.read(config.problems, task, config.limit)
@@ -123,12 +169,12 @@ async def run(config: Config, out: Path, progress: Progress | None = None, model
         finished = _finished(out, asked)
         if finished is not None:
             return finished
-        engine(config, models, task)  # what cannot be built is said before a folder is made
+        if drive is None:
+            engine(config, models, task)  # what cannot be built is said before a folder is made
         store = Store.open(out / "run.db", digest(config))
         try:
-            return await _Run(config, out, progress or Progress(), asked).go(
-                engine(config, models, task, store), models
-            )
+            driver = drive(config, task, store) if drive else _Local(config, models, task, store)
+            return await _Run(config, out, progress or Progress(), asked, store).go(driver)
         finally:
             store.close()
     finally:
@@ -139,45 +185,45 @@ async def run(config: Config, out: Path, progress: Progress | None = None, model
 class _Run:
     """One run under way: its folder and the lines it has."""
 
-    def __init__(self, config: Config, out: Path, progress: Progress, asked: Sequence[Problem]) -> None:
-        self.config, self.out, self.progress, self.asked = config, out, progress, asked
+    def __init__(self, config: Config, out: Path, progress: Progress, asked: Sequence[Problem], store: Store) -> None:
+        self.config, self.out, self.progress, self.asked, self.store = config, out, progress, asked, store
         self.rows = _kept(out, asked)
         self.before = float((_read_summary(out) or {}).get("seconds", 0.0))
         self.started = time.monotonic()
 
-    async def go(self, engine: Engine, models: Models) -> Summary:
+    async def go(self, driver: Driver) -> Summary:
         """The whole run; the summary is written however it ends."""
         replace_file(self.out / "config.yaml", _yaml(self.config.resolved()))
         self._write_rows()
         correct = sum(row["correct"] is True for row in self.rows.values())
         self.progress.start(len(self.asked), len(self.rows), correct, self.config.labels())
-        ticking = asyncio.create_task(self._tick(engine))
+        ticking = asyncio.create_task(self._tick(driver))
         try:
-            await self._search(engine, models)
+            await self._search(driver)
         finally:
             ticking.cancel()
             self.progress.close()
             self._write_rows()
-            summary = summarise(self.ordered(), self.before + time.monotonic() - self.started, self.config.labels())
+            seconds = self.before + time.monotonic() - self.started
+            summary = summarise(self.ordered(), seconds, self.config.labels(), driver.prefix_hit_rate())
             replace_file(self.out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        for note in engine.store.notes if engine.store else []:
+        for note in self.store.notes:
             self.progress.note(note)
         return summary
 
-    async def _search(self, engine: Engine, models: Models) -> None:
+    async def _search(self, driver: Driver) -> None:
         todo = [problem for problem in self.asked if problem.id not in self.rows]
         with open(self.out / "results.jsonl", "a", encoding="utf-8") as lines:
-            async with _stream(engine, todo) as answers:
-                async for answer in answers:
-                    row = await result(answer, self.config, engine.task, models.checker)
+            async with aclosing(driver.rows(todo)) as rows:
+                async for row in rows:
                     lines.write(_line(row))
                     lines.flush()
                     self.rows[row["id"]] = row
                     self.progress.answered(row)
 
-    async def _tick(self, engine: Engine) -> None:
+    async def _tick(self, driver: Driver) -> None:
         while True:
-            self.progress.tick(engine.stats)
+            self.progress.tick(driver.stats)
             await asyncio.sleep(TICK)
 
     def ordered(self) -> list[Row]:
@@ -235,7 +281,7 @@ async def result(answer: Answer, config: Config, task: Task, checker: Checker) -
     }
 
 
-def summarise(rows: Sequence[Row], seconds: float, labels: list[str]) -> Summary:
+def summarise(rows: Sequence[Row], seconds: float, labels: list[str], prefix_hit_rate: float | None = None) -> Summary:
     """summary.json of these lines: errors and nulls are wrong, an unknown count makes its sum unknown."""
     n = len(rows)
     correct = sum(row["correct"] is True for row in rows)
@@ -253,10 +299,23 @@ def summarise(rows: Sequence[Row], seconds: float, labels: list[str]) -> Summary
         "expansions": sum(row["expansions"] for row in rows),
         "seconds": round(seconds, 3),
         "tokens_per_second": None if generated is None or seconds <= 0 else round(generated / seconds, 3),
-        "prefix_hit_rate": None,  # no backend of one process keeps a cache of prefixes
+        "prefix_hit_rate": prefix_hit_rate,
         "version": __version__,
         "labels": labels,
     }
+
+
+def usage_of(backend: Any) -> Mapping[str, int]:
+    """What a backend counted: `prompt_tokens`, and of these `cached_tokens`; empty if it keeps no cache of prefixes."""
+    found: Mapping[str, int] = getattr(backend, "usage", {})
+    return found
+
+
+def hit_rate(usages: Iterable[Mapping[str, int]]) -> float | None:
+    """Share of prompt tokens that were cached."""
+    counted = [usage for usage in usages if usage.get("prompt_tokens")]
+    asked = sum(usage["prompt_tokens"] for usage in counted)
+    return round(sum(usage.get("cached_tokens", 0) for usage in counted) / asked, 6) if asked else None
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:

@@ -10,18 +10,14 @@ import fcntl
 import os
 import socket
 import sqlite3
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
-from treesearch.errors import ConfigError, JournalError, RunError
+from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Reply
-from treesearch.types import Expansion, Step
+from treesearch.wire import VERSION, expansion_of, expansion_row, seal, unseal
 
-VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS replies (problem TEXT, k INTEGER, body BLOB, PRIMARY KEY (problem, k)) WITHOUT ROWID;
@@ -76,7 +72,7 @@ class Store:
             if isinstance(what, Reply):
                 replies.append((problem, k, pack_reply(what)))
             else:
-                closes.append((problem, _seal([what.stopped, what.seconds, what.wasted, what.error])))
+                closes.append((problem, pack_close(what)))
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", replies)
@@ -93,18 +89,18 @@ class Store:
         """The journal of one problem: its replies in delivery order, and how it ended if it did."""
         replies: list[Reply] = []
         query = "SELECT k, body FROM replies WHERE problem = ? ORDER BY k"
-        for k, body in self._db.execute(query, (problem,)).fetchall():
-            try:
-                if k != len(replies):
-                    raise JournalError(f"reply {len(replies)} is missing")
-                replies.append(unpack_reply(body))
-            except JournalError as error:
-                self.notes.append(f"problem {problem}: {error}; going on from the {len(replies)} replies before it")
-                self._db.execute("DELETE FROM replies WHERE problem = ? AND k >= ?", (problem, len(replies)))
-                self._db.execute("DELETE FROM closes WHERE problem = ?", (problem,))
-                return replies, None
         row = self._db.execute("SELECT body FROM closes WHERE problem = ?", (problem,)).fetchone()
-        return replies, Close(*_open(row[0])) if row else None
+        try:
+            for k, body in self._db.execute(query, (problem,)).fetchall():
+                if k != len(replies):
+                    raise FrameError(f"reply {len(replies)} is missing")
+                replies.append(unpack_reply(body))
+            return replies, unpack_close(row[0]) if row else None
+        except FrameError as error:
+            self.notes.append(f"problem {problem}: {error}; going on from the {len(replies)} replies before it")
+            self._db.execute("DELETE FROM replies WHERE problem = ? AND k >= ?", (problem, len(replies)))
+            self._db.execute("DELETE FROM closes WHERE problem = ?", (problem,))
+            return replies, None
 
     def close(self) -> None:
         self._db.close()
@@ -128,39 +124,20 @@ def _lock(path: Path) -> Any:
 
 
 def pack_reply(reply: Reply) -> bytes:
-    """A reply as checksummed MessagePack."""
-    e = reply.expansion
-    chains = [[_step_row(step) for step in chain] for chain in e.chains]
-    return _seal([reply.seq, reply.wish, reply.at, e.leaf, chains, e.error, e.scored])
+    """A reply as a frame."""
+    return seal([reply.seq, reply.wish, reply.at, expansion_row(reply.expansion)])
 
 
-def unpack_reply(body: bytes) -> Reply:
-    """Inverse of `pack_reply`; raises JournalError if a bit is wrong."""
-    seq, wish, at, leaf, chains, error, scored = _open(body)
-    steps = tuple(tuple(Step(text, tuple(ids), *rest) for text, ids, *rest in chain) for chain in chains)
-    return Reply(seq, wish, at, Expansion(leaf, steps, error, scored))
+def unpack_reply(frame: bytes) -> Reply:
+    """Inverse of `pack_reply`; raises FrameError if a bit is wrong."""
+    seq, wish, at, expansion = unseal(frame)
+    return Reply(seq, wish, at, expansion_of(expansion))
 
 
-def _step_row(step: Step) -> tuple[Any, ...]:
-    return (
-        step.text,
-        step.ids,
-        step.tokens,
-        step.logprob,
-        step.score,
-        step.finish,
-        step.answer,
-        step.canonical,
-        step.outcome,
-    )
+def pack_close(close: Close) -> bytes:
+    return seal([close.stopped, close.seconds, close.wasted, close.error])
 
 
-def _seal(value: Any) -> bytes:
-    raw = msgpack.packb(value, unicode_errors="surrogatepass")
-    return zlib.crc32(raw).to_bytes(4, "little") + raw
-
-
-def _open(body: bytes) -> Any:
-    if len(body) < 5 or zlib.crc32(body[4:]) != int.from_bytes(body[:4], "little"):
-        raise JournalError("a stored reply fails its checksum")
-    return msgpack.unpackb(body[4:], unicode_errors="surrogatepass")
+def unpack_close(frame: bytes) -> Close:
+    """Inverse of `pack_close`; raises FrameError if a bit is wrong."""
+    return Close(*unseal(frame))

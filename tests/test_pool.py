@@ -1,0 +1,138 @@
+"""Retry, timeout, replicas that die: who is asked again, who is blamed, who gives up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from treesearch.errors import RequestError, RunError
+from treesearch.pool import Pool, Replica, ReplicaLost
+
+
+class Mortal:
+    """A replica that dies of some items, and takes all that run on it with it."""
+
+    def __init__(self, pool: Pool, poison: Sequence[str] = (), credits: int = 8) -> None:
+        self.pool, self.poison = pool, poison
+        self.running: dict[str, asyncio.Future[object]] = {}
+        self.seen: list[str] = []
+        self.number = pool.join(Replica(self.call, credits))
+
+    async def call(self, items: Sequence[str]) -> list[object]:
+        (item,) = items
+        self.seen.append(item)
+        self.running[item] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.001, self.finish, item)
+        return [await self.running[item]]
+
+    def finish(self, item: str) -> None:
+        if item in self.poison:
+            self.die()
+        elif item in self.running and not self.running[item].done():
+            self.running.pop(item).set_result(f"reply {item}")
+
+    def die(self, suspicious: bool = True) -> None:
+        self.pool.leave(self.number)
+        for future in self.running.values():
+            if not future.done():
+                future.set_result(ReplicaLost("died", suspicious))
+
+
+def outcomes(
+    items: Sequence[str], poison: Sequence[str], replicas: int = 4
+) -> tuple[dict[str, object], list[Mortal], Pool]:
+    async def main() -> tuple[dict[str, object], list[Mortal], Pool]:
+        pool = Pool()
+        herd = [Mortal(pool, poison) for _ in range(replicas)]
+        replies = await asyncio.gather(*(pool.run(item, item) for item in items), return_exceptions=True)
+        return dict(zip(items, replies, strict=True)), herd, pool
+
+    return asyncio.run(main())
+
+
+def test_a_poisonous_item_kills_two_replicas_and_fails_alone() -> None:
+    items = [f"t{k}/0" for k in range(30)]
+    replies, herd, pool = outcomes(items, poison=["t7/0"])
+    assert isinstance(replies["t7/0"], RequestError) and "poison" in str(replies["t7/0"])
+    assert all(replies[item] == f"reply {item}" for item in items if item != "t7/0")
+    assert sum("t7/0" in mortal.seen for mortal in herd) == 2 and len(pool.dispatch.credits) == 2
+
+
+def test_an_item_lost_without_suspicion_is_asked_until_it_is_answered() -> None:
+    async def main() -> object:
+        pool = Pool()
+        running = asyncio.create_task(pool.run("a/0", "a/0"))
+        for _ in range(5):
+            mortal = Mortal(pool)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            mortal.die(suspicious=False)
+        Mortal(pool)
+        return await running
+
+    assert asyncio.run(main()) == "reply a/0"
+
+
+def test_nobody_waits_for_replicas_that_will_never_come() -> None:
+    async def main() -> list[object]:
+        pool = Pool()
+        waiting = asyncio.create_task(pool.run("a/0", 1))
+        await asyncio.sleep(0)
+        pool.shut(RunError("none is left"))
+        return await asyncio.gather(waiting, pool.run("b/0", 2), return_exceptions=True)
+
+    assert [str(error) for error in asyncio.run(main())] == ["none is left"] * 2
+
+
+def test_a_failure_is_tried_three_times_and_a_hang_is_timed_out() -> None:
+    calls: list[float] = []
+
+    async def hangs(items: Sequence[object]) -> list[object]:
+        calls.append(1)
+        await asyncio.sleep(60)
+        return []
+
+    pool = Pool([Replica(hangs, 1)], timeout=0.01)
+    with pytest.raises(TimeoutError):
+        asyncio.run(pool.run("a/0", 1))
+    assert len(calls) == 3 and pool.retries == 2 and pool.dispatch.free == {0: 1}
+
+
+def test_an_item_cancelled_in_the_moment_it_is_sent_gives_its_slot_back() -> None:
+    async def main() -> None:
+        async def call(items: Sequence[object]) -> list[object]:
+            await asyncio.sleep(0)
+            return ["ok"]
+
+        pool = Pool([Replica(call, 1)])
+        first = asyncio.create_task(pool.run("a/0", 1))
+        second = asyncio.create_task(pool.run("b/0", 2))
+        await asyncio.sleep(0)
+        second.cancel()  # its turn is cancelled now, its task hears of it later
+        assert await first == "ok"
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert pool.dispatch.free == {0: 1} and not pool.waits("b/0") and pool.dispatch.waiting() == 0
+
+    asyncio.run(main())
+
+
+def test_only_a_running_item_is_aborted() -> None:
+    told: list[str] = []
+
+    async def main() -> None:
+        async def call(items: Sequence[object]) -> list[object]:
+            await asyncio.sleep(0.01)
+            return ["ok"]
+
+        pool = Pool([Replica(call, 1, abort=told.extend)])
+        runs = [asyncio.create_task(pool.run(item, 0)) for item in ("a/0", "b/0")]
+        await asyncio.sleep(0)
+        pool.abort("a/0")
+        pool.abort("b/0")
+        await asyncio.gather(*runs)
+
+    asyncio.run(main())
+    assert told == ["a/0"]
