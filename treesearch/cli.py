@@ -6,11 +6,12 @@ Exit codes: 0 done, 1 a run that could not finish (resumable), 2 bad usage or co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from treesearch.config import Config
+    from treesearch.run import Drive
 
+Result = TypeVar("Result")
 app = typer.Typer(
     help="Search with language models at test time.",
     no_args_is_help=True,
@@ -42,6 +45,12 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The run's folder; an old one resumes.")
     ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Run on Ray: the cluster of the Ray job this is, else a local one.")
+    ] = False,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Run on the Ray cluster there, or auto.")
+    ] = None,
 ) -> None:
     """Search a problem set (default: the bundled Game of 24 puzzles)."""
     with _exit_codes() as resume:
@@ -51,9 +60,12 @@ def run(
 
         resolved = load(config, set_ or [])
         folder = out or _fresh(resolved)
-        resume.append(f"treesearch run {folder / 'config.yaml'} --out {folder}")
+        how = f" --ray-address {ray_address}" if ray_address else " --ray" if ray else ""
+        resume.append(f"treesearch run {folder / 'config.yaml'} --out {folder}{how}")
         typer.echo(folder)
-        summary = asyncio.run(search(resolved, folder, progress.for_console(_console(stderr=True))))
+        shown = progress.for_console(_console(stderr=True))
+        drive = _on_ray(ray_address, shown.note) if how else None
+        summary = _run(search(resolved, folder, shown, drive=drive))
         _console().print(report.summary_table(summary, folder.name))
         typer.echo(folder)
 
@@ -71,7 +83,7 @@ def solve(
         from treesearch.types import Problem
 
         resolved = load(config, set_ or [])
-        (answer,) = asyncio.run(answer_all(resolved, [Problem("question", question)]))
+        (answer,) = _run(answer_all(resolved, [Problem("question", question)]))
         for label in resolved.labels():
             typer.echo(label)
         if answer.answer is None:
@@ -102,9 +114,32 @@ def sweep(
             console.print(entry.folder, markup=False, highlight=False)
             return progress.for_console(console)
 
-        rows = asyncio.run(sweeps.sweep(entries, out, shown))
+        rows = _run(sweeps.sweep(entries, out, shown))
         _console().print(report.sweep_table(rows))
         typer.echo(out / "sweep.csv")
+
+
+def _on_ray(address: str | None, say: Callable[[str], None]) -> Drive:
+    """A driver on the Ray cluster at this address; the cluster is joined, or started, here."""
+    from actors import cluster
+
+    cluster.connect(address)
+    return lambda config, task, store: cluster.Cluster(config, task, store, say)
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run to the end; SIGTERM, as Ctrl-C does, stops it between two replies. Raises KeyboardInterrupt then."""
+
+    async def main() -> Result:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 @contextmanager
@@ -133,7 +168,7 @@ def _fresh(config: Config) -> Path:
     """runs/DATE-NAME that does not exist yet."""
     from treesearch.config import type_name
 
-    base = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{type_name('search', config.search)}"
+    base = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{type_name('search', config.search).rpartition(':')[2]}"
     taken = (base.with_name(f"{base.name}-{i}") for i in range(2, 1000))
     return next(path for path in (base, *taken) if not path.exists())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import json
 import math
 import types
@@ -40,13 +41,23 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Processes on a Ray cluster; a run in one process has no use for it."""
+    """Processes on a Ray cluster; a run in one process has no use for it.
+
+    GPUs count only for backends that can use one, and at least one for each tensor-parallel rank; fractions that add up
+    to 1 share a card. `..._resources` are further Ray resources of a replica, such as `{CPU: 4, fast_node: 1}`.
+    """
 
     managers: int = 1
     proposers: int = 1
     scorers: int = 1
     gpus_per_proposer: float = 1.0
     gpus_per_scorer: float = 1.0
+    proposer_resources: dict[str, float] = field(default_factory=dict)
+    scorer_resources: dict[str, float] = field(default_factory=dict)
+    restarts: int = 3  # times that each replica may come back
+    timeout: float | None = 600.0  # seconds for one request to a replica
+    silence: float = 30.0  # seconds without a word from a replica after which it is replaced
+    linger: float | None = None  # seconds between two calls to a replica; null: by the number of replicas
 
 
 DEFAULTS: Data = {
@@ -245,8 +256,8 @@ def _merge(name: str, low: Any, high: Any, named: dict[str, bool]) -> Any:
 
 def _typed(name: str, data: Data) -> Any:
     """The spec of a typed section: its `type` picks the dataclass."""
-    known = _registry(name)
     kind = data["type"]
+    known = {**_registry(name), **_own(name, kind)}
     if not isinstance(kind, str) or kind not in known:
         raise ConfigError(
             f"{name}.type = {kind!r}: unknown{_nearest(str(kind), known)}; known types: {', '.join(known)}"
@@ -254,6 +265,20 @@ def _typed(name: str, data: Data) -> Any:
     of = f" of type {kind}"
     check_keys(data, ["type", *(f.name for f in dataclasses.fields(known[kind]) if f.init)], name, of)
     return _section(known[kind], {key: value for key, value in data.items() if key != "type"}, name, of)
+
+
+def _own(name: str, kind: Any) -> dict[str, type]:
+    """The user's own spec dataclass under its type, `package.module:Class`."""
+    module, colon, attribute = kind.partition(":") if isinstance(kind, str) else ("", "", "")
+    if not colon:
+        return {}
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{name}.type = {kind!r}: cannot be imported: {error}; give package.module:Class") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ConfigError(f"{name}.type = {kind!r}: is no dataclass; its fields are the section's keys")
+    return {kind: found}
 
 
 def _with_rule(name: str, data: Data, answer: AnswerRule) -> Data:
@@ -356,10 +381,23 @@ def _check(config: Config) -> None:
     counts |= {f"limits.{key}": value for key, value in _plain(config.limits).items()}
     if config.engine.trees != "auto":
         counts["engine.trees"] = config.engine.trees
+    cluster = config.cluster
+    counts |= {f"cluster.{key}": getattr(cluster, key) for key in ("managers", "proposers", "scorers")}
     for key, value in counts.items():
         _range(key, value, value is None or value >= 1, "at least 1")
-    seconds = config.budget.seconds
-    _range("budget.seconds", seconds, seconds is None or seconds > 0, "above 0")
+    spans = {
+        "budget.seconds": config.budget.seconds,
+        "cluster.timeout": cluster.timeout,
+        "cluster.silence": cluster.silence,
+    }
+    for key, value in spans.items():
+        _range(key, value, value is None or value > 0, "above 0")
+    for key in ("gpus_per_proposer", "gpus_per_scorer", "restarts", "linger"):
+        value = getattr(cluster, key)
+        _range(f"cluster.{key}", value, value is None or value >= 0, "at least 0")
+    for key in ("gpus_per_proposer", "gpus_per_scorer"):
+        gpus = getattr(cluster, key)
+        _range(f"cluster.{key}", gpus, gpus <= 1 or gpus == int(gpus), "a whole number if above 1")
 
 
 def _range(key: str, value: Any, ok: bool, rule: str) -> None:
@@ -368,8 +406,9 @@ def _range(key: str, value: Any, ok: bool, rule: str) -> None:
 
 
 def type_name(section: str, spec: Any) -> str:
-    """The config type of a spec; the name of its class if it is not a registered one (a user's own search)."""
-    return next((name for name, cls in _registry(section).items() if type(spec) is cls), type(spec).__name__)
+    """The config type of a spec; `package.module:Class` if it is a user's own."""
+    own = f"{type(spec).__module__}:{type(spec).__qualname__}"
+    return next((name for name, cls in _registry(section).items() if type(spec) is cls), own)
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from treesearch.algorithms.base import Search
 from treesearch.answers import AnswerRule
@@ -21,7 +21,7 @@ from treesearch.checker import Checker
 from treesearch.errors import RunError, told
 from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
 from treesearch.pool import Pool, Replica
-from treesearch.store import Row, Store
+from treesearch.store import Row
 from treesearch.tasks.base import Task
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite
 
@@ -49,6 +49,16 @@ class Stats:
     failed: int = 0  # expansions that ended in an error
 
 
+class Journal(Protocol):
+    """Where delivered replies are kept: a `store.Store`, or whoever brings them to one."""
+
+    def load(self, problem: str) -> tuple[list[Reply], Close | None]: ...
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Returns once the rows are committed. Called from one thread at a time."""
+        ...
+
+
 class Engine:
     """Runs one search over many problems, on in-process or remote replicas alike.
 
@@ -65,7 +75,7 @@ class Engine:
         *,
         settings: Settings | None = None,
         checker: Checker,
-        store: Store | None = None,
+        store: Journal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         s = self.settings = settings or Settings()

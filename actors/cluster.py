@@ -1,0 +1,316 @@
+"""A run on Ray: starts replicas and managers, replaces those that die, hands out problems, commits what comes back.
+
+The driver of the run is the one writer of its folder. Ray restarts nothing by itself: each life of a replica is an actor
+of its own with a new epoch, so one that was only cut off can never be mistaken for its successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.link import first_line, node_died
+from actors.manager import TreeManager
+from actors.placement import Bundle, Slot, plan
+from actors.proposer import Proposer
+from actors.scorer import Scorer
+from treesearch.config import Config
+from treesearch.engine import Stats
+from treesearch.errors import ConfigError, RunError
+from treesearch.manager import add
+from treesearch.run import Row, hit_rate
+from treesearch.store import Row as Committed
+from treesearch.store import Store, pack_close, pack_reply, unpack_close, unpack_reply
+from treesearch.tasks.base import Task
+from treesearch.types import Problem
+from treesearch.wire import problem_row, seal, unseal
+
+PATIENCE = 30.0  # seconds for a replica to find its resources before the user is told what it waits for
+Say = Callable[[str], None]
+
+
+def connect(address: str | None) -> None:
+    """Join or start Ray: `address` as given; without one the cluster of the Ray job we are in, else a local Ray of our own.
+
+    Raises RunError if there is nothing at the address.
+    """
+    inside_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_ADDRESS" in os.environ
+    where = address or ("auto" if inside_a_job else "local")
+    given: dict[str, Any] = {"include_dashboard": False} if where == "local" else {}
+    try:
+        ray.init(address=where, logging_level=logging.WARNING, **given)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"no Ray cluster at {where!r}: {first_line(error)}; start one with `ray start --head`, give another "
+            "--ray-address, or leave it out for a local Ray"
+        ) from error
+
+
+@dataclass(slots=True)
+class _Life:
+    """One life of a replica that is ready."""
+
+    slot: Slot
+    handle: Any
+    credits: int
+    pid: int
+    host: str
+
+
+@dataclass(slots=True)
+class _Manager:
+    """One life of a manager, and the problems it holds."""
+
+    handle: Any
+    held: dict[str, Problem] = field(default_factory=dict)
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+class Cluster:
+    """The driver of a run whose models and searches lie in actors. `say` tells the user what happened to them."""
+
+    def __init__(self, config: Config, task: Task, store: Store, say: Say) -> None:
+        self.config, self.store, self.say = config, store, say
+        self.lives: dict[int, _Life] = {}  # epoch -> replica
+        self.managers: dict[int, _Manager] = {}
+        self.past: dict[str, int | None] = {}
+        self._usage: dict[int, tuple[str, dict[str, int]]] = {}
+        self._epochs = itertools.count(1)
+        self._open: dict[str, int] = {}  # role -> slots that live or may come back
+        self._todo: deque[Problem] = deque()
+        self._left = 0  # problems without a line
+        self._out: asyncio.Queue[Row | Exception] = asyncio.Queue()
+        self._groups: dict[int, PlacementGroup] = {}  # id of a bundle -> its place
+        self._writing = asyncio.Lock()
+        self._calls = 0
+
+    # What the run asks of its driver
+
+    @property
+    def stats(self) -> Stats:
+        """Counters of all managers together."""
+        total = Stats()
+        for stats in (manager.stats for manager in self.managers.values() if manager.stats):
+            total.expansions += stats["expansions"]
+            total.generated = add(total.generated, stats["generated"])
+            total.scored = add(total.scored, stats["scored"])
+            total.failed += stats["failed"]
+        return total
+
+    @property
+    def calls(self) -> int:
+        """Ray calls so far that carried work."""
+        return self._calls + sum(manager.stats.get("calls", 0) for manager in self.managers.values())
+
+    def prefix_hit_rate(self) -> float | None:
+        return hit_rate([usage for role, usage in self._usage.values() if role == "proposer"])
+
+    async def rows(self, todo: Sequence[Problem]) -> AsyncGenerator[Row, None]:
+        """A line for each problem, in order of completion, committed. Raises RunError if the run cannot go on."""
+        self._todo, self._left = deque(todo), len(todo)
+        bundles = plan(self.config)
+        for slot in (slot for bundle in bundles for slot in bundle.slots):
+            self._open[slot.role] = self._open.get(slot.role, 0) + 1
+        tasks = [self._start(self._manage(k)) for k in range(self.config.cluster.managers)] if todo else []
+        tasks += (
+            [self._start(self._keep(bundle, slot, lock)) for bundle, slot, lock in _locked(bundles)] if todo else []
+        )
+        try:
+            while self._left:
+                item = await self._out.get()
+                if isinstance(item, Exception):
+                    raise item
+                self._left -= 1
+                yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for group in self._groups.values():
+                remove_placement_group(group)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task whose failure ends the run."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                self._out.put_nowait(error)
+
+        return asyncio.create_task(guarded())
+
+    # Replicas
+
+    async def _keep(self, bundle: Bundle, slot: Slot, lock: asyncio.Lock) -> None:
+        """Keep one slot filled: start a replica, wait for its death, start another, up to the limit."""
+        group = self._group(bundle)
+        restarts = self.config.cluster.restarts
+        for life in range(restarts + 1):
+            epoch = next(self._epochs)
+            actor: Any = None
+            try:
+                async with lock:
+                    actor = self._actor(slot, group).remote(self.config.resolved(), slot.role, epoch, slot.gpus or None)
+                    await self._ready(slot, epoch, actor)
+                await actor.stand.remote()
+            except asyncio.CancelledError:
+                _kill(actor)
+                raise
+            except RayTaskError as error:
+                if isinstance(error.cause, ConfigError):
+                    raise ConfigError(str(error.cause)) from None
+                reason, suspicious = f"cannot start: {first_line(error.cause or error)}", False
+            except RayActorError as error:
+                reason, suspicious = first_line(error), not node_died(error)
+            self._bury(slot, epoch, actor, reason, suspicious)
+            again = f"starting another ({life + 1} of {restarts})" if life < restarts else "giving it up"
+            self.say(f"{slot.name} is gone ({reason}); its jobs go elsewhere, {again}")
+        self._open[slot.role] -= 1
+        if not self._open[slot.role]:
+            raise RunError(f"no {slot.role} is left: each died {restarts + 1} times, the last one: {reason}")
+
+    def _actor(self, slot: Slot, group: PlacementGroup | None) -> Any:
+        cls = Proposer if slot.role == "proposer" else Scorer
+        where = (
+            PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0) if group is not None else "SPREAD"
+        )
+        resources = {name: amount for name, amount in slot.resources.items() if name not in ("CPU", "GPU", "memory")}
+        given = {"num_cpus": slot.resources.get("CPU", 0), "num_gpus": slot.gpus, "resources": resources or None}
+        if "memory" in slot.resources:
+            given["memory"] = slot.resources["memory"]
+        return ray.remote(cls).options(scheduling_strategy=where, max_concurrency=10_000, max_restarts=0, **given)
+
+    def _group(self, bundle: Bundle) -> PlacementGroup | None:
+        """Slots that share a card get it as one bundle; others are placed by Ray, each by itself."""
+        if len(bundle.slots) < 2:
+            return None
+        if id(bundle) not in self._groups:
+            self._groups[id(bundle)] = placement_group([bundle.resources()])
+        return self._groups[id(bundle)]
+
+    async def _ready(self, slot: Slot, epoch: int, actor: Any) -> None:
+        """Wait until the model is loaded; tell the managers, and the user if it takes long to find a place."""
+        loading = asyncio.ensure_future(_awaited(actor.ready.remote()))
+        try:
+            done, _ = await asyncio.wait([loading], timeout=PATIENCE)
+            if not done:
+                need = {"GPU": slot.gpus, **slot.resources} if slot.gpus else dict(slot.resources)
+                self.say(f"{slot.name} is not ready yet (loading its model, or waiting for {need or 'a process'})")
+            info = await loading
+        finally:
+            loading.cancel()
+        life = self.lives[epoch] = _Life(slot, actor, info["credits"], info["pid"], info["host"])
+        await asyncio.gather(*(self._join(m, epoch, life) for m in self.managers.values()), return_exceptions=True)
+
+    async def _join(self, manager: _Manager, epoch: int, life: _Life) -> None:
+        await manager.handle.join.remote(life.slot.role, epoch, life.handle, life.credits)
+
+    def _bury(self, slot: Slot, epoch: int, actor: Any, reason: str, suspicious: bool) -> None:
+        if self.lives.pop(epoch, None) is not None:
+            for manager in self.managers.values():
+                manager.handle.leave.remote(slot.role, epoch, reason, suspicious)
+        _kill(actor)
+
+    def _lost(self, epoch: int) -> None:
+        """A manager lost this replica: end it for certain, even if it is only frozen."""
+        life = self.lives.get(epoch)
+        if life is not None:
+            _kill(life.handle)
+            if life.host == os.uname().nodename:
+                _kill_process(life.pid)
+
+    # Managers
+
+    async def _manage(self, number: int) -> None:
+        """Keep one manager: start it, serve it, and start another if it dies, up to the limit."""
+        for life in range(self.config.cluster.restarts + 1):
+            name = f"manager-{number}-{life}"
+            actor = ray.remote(TreeManager).options(num_cpus=0, max_concurrency=1000, max_restarts=0)
+            handle = actor.remote(self.config.resolved(), name, self.config.cluster.managers)
+            manager = self.managers[number] = _Manager(handle)
+            try:
+                await asyncio.gather(*(self._join(manager, epoch, life) for epoch, life in list(self.lives.items())))
+                await self._serve(manager)
+                return
+            except RayActorError as error:
+                reason = first_line(error)
+            finally:
+                _kill(handle)
+            self._todo.extendleft(reversed(manager.held.values()))
+            del self.managers[number]
+            self._calls += manager.stats.get("calls", 0)
+            self.say(f"manager {number} is gone ({reason}); its {len(manager.held)} problems go on from the journal")
+        raise RunError(f"manager {number} died {self.config.cluster.restarts + 1} times, the last time: {reason}")
+
+    async def _serve(self, manager: _Manager) -> None:
+        """Bring it problems and acknowledgements, commit its rows, take its lines, until nothing is left to do."""
+        committed, want = 0, 1
+        while self._left:
+            problems = [await self._handed(manager, problem) for problem in self._next(want)]
+            self._calls += 1
+            reply = unseal(await manager.handle.poll.remote(seal([committed, problems])))
+            batch, rows, lines, want, manager.stats, lost, error = reply
+            if rows:
+                async with self._writing:
+                    await asyncio.to_thread(self.store.append, [_unpacked(row) for row in rows])
+            committed = batch
+            for line in lines:
+                if manager.held.pop(line["id"], None) is not None:
+                    self._out.put_nowait(line)
+            for role, epoch, usage in manager.stats["usage"]:
+                self._usage[epoch] = role, usage
+            for _, epoch, _ in lost:
+                self._lost(epoch)
+            if error is not None:
+                raise RunError(error)
+
+    def _next(self, want: int) -> list[Problem]:
+        """The next problems: fewer for each towards the end, so that all managers end together."""
+        share = math.ceil(len(self._todo) / (2 * self.config.cluster.managers))
+        return [self._todo.popleft() for _ in range(min(want, share))]
+
+    async def _handed(self, manager: _Manager, problem: Problem) -> tuple[Any, list[bytes], bytes | None]:
+        """The problem with what is journalled of it."""
+        manager.held[problem.id] = problem
+        async with self._writing:
+            replies, close = self.store.load(problem.id)
+        return problem_row(problem), [pack_reply(r) for r in replies], None if close is None else pack_close(close)
+
+
+def _locked(bundles: Sequence[Bundle]) -> list[tuple[Bundle, Slot, asyncio.Lock]]:
+    """Engines on one card start one after another: each measures what memory is free."""
+    return [(bundle, slot, lock) for bundle in bundles for lock in [asyncio.Lock()] for slot in bundle.slots]
+
+
+async def _awaited(ref: Any) -> Any:
+    return await ref
+
+
+def _unpacked(row: Sequence[Any]) -> Committed:
+    problem, k, is_reply, frame = row
+    return problem, k, unpack_reply(frame) if is_reply else unpack_close(frame)
+
+
+def _kill(actor: Any) -> None:
+    """End an actor; nothing if it never was or is gone."""
+    if actor is not None:
+        ray.kill(actor)
+
+
+def _kill_process(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 9)

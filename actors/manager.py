@@ -1,0 +1,242 @@
+"""The tree manager's actor: an engine whose replicas are elsewhere and whose store is the driver.
+
+The driver keeps one call open here (`poll`). It brings problems with their journals and says what is committed; it is
+answered with replies to commit, finished lines, and what the driver must know. An answer leaves only after the replies
+behind it are committed. Rows come only as the answer to the driver's own call, so a manager it has given up cannot
+write; its problems are searched on by another from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Any
+
+from actors.link import Link
+from treesearch import config as configs
+from treesearch.backends.none import NoModel
+from treesearch.checker import Checker
+from treesearch.config import Data
+from treesearch.engine import Engine
+from treesearch.errors import RunError, told
+from treesearch.manager import Close, Reply
+from treesearch.pool import Pool, Replica, ReplicaLost
+from treesearch.run import result, settings
+from treesearch.store import Row, pack_close, pack_reply, unpack_close, unpack_reply
+from treesearch.tasks import load_task
+from treesearch.types import Problem
+from treesearch.wire import seal, unseal
+
+PREFETCH = 32  # problems waiting here, so that none of the replicas waits for the driver
+POLL_GAP, POLL_BEAT = 0.05, 0.5  # seconds: no answer sooner, one at the latest
+LINE_GAP, MOST_GAP = 0.01, 0.05  # seconds between two calls, a line: about 100 calls a second for all few lines
+
+
+class Ledger:
+    """The driver's store as the engine sees it: journals come with the problems, rows wait until they are committed."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self.ring = ring  # tells, from any thread, that there is something to send
+        self.notes: list[str] = []
+        self.given: dict[str, tuple[list[Reply], Close | None]] = {}
+        self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[list[Any], Future[None]]] = {}  # batch number -> rows, committed
+        self._count = self._sent = 0
+
+    def load(self, problem_id: str) -> tuple[list[Reply], Close | None]:
+        return self.given.pop(problem_id)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Returns when the driver has committed the rows. Called from the engine's writer thread."""
+        packed = [_packed(row) for row in rows]
+        committed: Future[None] = Future()
+        with self._lock:
+            self._count += 1
+            self._waiting[self._count] = packed, committed
+        self.ring()
+        committed.result()
+
+    def unsent(self) -> tuple[int, list[Any]]:
+        """(number of the newest batch, rows) not yet given to the driver."""
+        with self._lock:
+            new = [self._waiting[number][0] for number in range(self._sent + 1, self._count + 1)]
+            self._sent = self._count
+        return self._sent, [row for rows in new for row in rows]
+
+    def acknowledge(self, number: int) -> None:
+        """All batches up to this one are committed."""
+        with self._lock:
+            done = [self._waiting.pop(n)[1] for n in sorted(self._waiting) if n <= number]
+        for committed in done:
+            committed.set_result(None)
+
+    def close(self) -> None:
+        with self._lock:
+            open_ = [committed for _, committed in self._waiting.values()]
+            self._waiting.clear()
+        for committed in open_:
+            committed.set_exception(RunError("the driver is gone"))
+
+
+class Feed(Iterator[Problem | None]):
+    """Problems as they come from the driver, without an end; None while there is none at the moment."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self.ring = ring
+        self.waiting: deque[Problem] = deque()
+
+    def __next__(self) -> Problem | None:
+        if self.waiting:
+            if self.want() > PREFETCH // 2:
+                self.ring()
+            return self.waiting.popleft()
+        return None
+
+    def want(self) -> int:
+        """Problems to send with the next call."""
+        return max(0, PREFETCH - len(self.waiting))
+
+
+class TreeManager:
+    """Runs its share of a run's searches. `managers` share the credits of all replicas evenly."""
+
+    def __init__(self, data: Data, name: str, managers: int) -> None:
+        config = self.config = configs.build([data])
+        self.name, self.managers = name, managers
+        self.ledger, self.feed, self.checker = Ledger(self._ring), Feed(self._ring), Checker()
+        self.links: dict[tuple[str, int], Link] = {}
+        self.engine = Engine(
+            config.search,
+            load_task(config.task),
+            [],
+            None if isinstance(config.scorer, NoModel) else [],
+            None if isinstance(config.outcome, NoModel) else [],
+            settings=replace(settings(config), timeout=config.cluster.timeout),
+            checker=self.checker,
+            store=self.ledger,
+        )
+        self.rows: list[Data] = []
+        self.lost: list[tuple[str, int, str]] = []
+        self.error: str | None = None
+        self.past_calls = 0  # of lines that are closed
+        self.done = 0
+        self._bell = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._search: asyncio.Task[None] | None = None
+
+    # Replicas
+
+    async def join(self, role: str, epoch: int, handle: Any, credits: int) -> None:
+        """A replica is ready: give it work, within this manager's share of its credits."""
+        link = Link(
+            handle.exchange.remote,
+            client=self.name,
+            role=role,
+            epoch=epoch,
+            silence=self.config.cluster.silence,
+            gap=self._gap,
+            lost=lambda error: self._lose(role, epoch, error),
+        )
+        self.links[role, epoch] = link
+        replica = Replica(link.call, max(1, credits // self.managers), link.abort)
+        link.number = self._pool(role).join(replica)
+        self.engine.admit()
+
+    async def leave(self, role: str, epoch: int, reason: str, suspicious: bool) -> None:
+        """The driver knows that a replica is gone."""
+        if (role, epoch) in self.links:
+            self.links[role, epoch].lose(ReplicaLost(reason, suspicious))
+
+    async def shut(self, role: str, reason: str) -> None:
+        """No replica of this role will come again: the run ends, resumable."""
+        self._pool(role).shut(RunError(reason))
+
+    def _lose(self, role: str, epoch: int, error: Exception) -> None:
+        link = self.links.pop((role, epoch))
+        self.past_calls += link.calls
+        self._pool(role).leave(link.number)
+        self.lost.append((role, epoch, str(error)))
+        self._ring()
+
+    def _pool(self, role: str) -> Pool:
+        pools = {"proposer": self.engine.proposers, "scorer": self.engine.scorers, "outcome": self.engine.outcomes}
+        pool = pools[role]
+        assert pool is not None, f"a replica of role {role} in a run that has none"
+        return pool
+
+    def _gap(self) -> float:
+        linger = self.config.cluster.linger
+        return min(MOST_GAP, LINE_GAP * len(self.links)) if linger is None else linger
+
+    # The driver
+
+    async def poll(self, frame: bytes) -> bytes:
+        """Take problems and acknowledgements; give what there is to tell, within half a second."""
+        committed, problems = unseal(frame)
+        self.ledger.acknowledge(committed)
+        self._take(problems)
+        if self._search is None:
+            self._loop = asyncio.get_running_loop()
+            self._search = asyncio.create_task(self._run())
+        linger = self.config.cluster.linger
+        await asyncio.sleep(POLL_GAP if linger is None else linger)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._bell.wait(), POLL_BEAT)
+        self._bell.clear()
+        number, unsent = self.ledger.unsent()
+        (rows, self.rows), (lost, self.lost) = (self.rows, []), (self.lost, [])
+        return seal([number, unsent, rows, self.feed.want(), self.stats(), lost, self.error])
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges of this manager, and each replica's own counters by epoch."""
+        stats, pools = self.engine.stats, self.engine.pools()
+        return {
+            "expansions": stats.expansions,
+            "generated": stats.generated,
+            "scored": stats.scored,
+            "failed": stats.failed,
+            "retries": sum(pool.retries for pool in pools),
+            "running": sum(pool.dispatch.running() for pool in pools),
+            "waiting": sum(pool.dispatch.waiting() for pool in pools),
+            "credits": sum(pool.credits for pool in pools),
+            "live": len(self.engine.manager.live),
+            "done": self.done,
+            "calls": self.past_calls + sum(link.calls for link in self.links.values()),
+            "usage": [(role, epoch, dict(link.usage)) for (role, epoch), link in self.links.items() if link.usage],
+        }
+
+    def _take(self, problems: Sequence[Any]) -> None:
+        for row, replies, close in problems:
+            problem = Problem(*row)
+            journal = [unpack_reply(reply) for reply in replies]
+            self.ledger.given[problem.id] = journal, unpack_close(close) if close is not None else None
+            self.feed.waiting.append(problem)
+        if problems:
+            self.engine.admit()
+
+    def _ring(self) -> None:
+        """There is something to send; may be called from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._bell.set)
+
+    async def _run(self) -> None:
+        try:
+            async with aclosing(self.engine.answers(self.feed)) as answers:
+                async for answer in answers:
+                    self.rows.append(await result(answer, self.config, self.engine.task, self.checker))
+                    self.done += 1
+                    self._ring()
+        except Exception as error:
+            self.error = str(error) if isinstance(error, RunError) else told(error)
+            self._ring()
+
+
+def _packed(row: Row) -> tuple[str, int, bool, bytes]:
+    """(problem id, k, whether it is a reply, frame)"""
+    problem, k, what = row
+    return (problem, k, True, pack_reply(what)) if isinstance(what, Reply) else (problem, k, False, pack_close(what))

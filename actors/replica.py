@@ -1,0 +1,137 @@
+"""One model behind a line: takes jobs in batches, answers each as soon as it is done. What both kinds of replica share.
+
+A manager has one call open here most of the time (`exchange`). It brings new items and is answered when replies are ready;
+the next call sets an older one free at once. So a manager and a replica exchange one message at a time, however many
+jobs are under way, and a replica that says nothing for long is known to be dead or frozen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+from treesearch import config as configs
+from treesearch.config import Config, Data
+from treesearch.run import usage_of
+from treesearch.wire import error_row, seal, unseal
+
+Reply = tuple[int, bool, Any]  # item's number, whether it went well, payload or error row
+FORGET = 3  # a manager silent for so many beats is gone
+UTILIZATION = 0.9  # of a card's memory, shared out among the engines on it
+
+
+class Mailbox:
+    """Replies for one manager, until it fetches them."""
+
+    def __init__(self) -> None:
+        self.ready: list[Reply] = []
+        self.running: dict[int, tuple[str, asyncio.Task[None]]] = {}  # item's number -> job id, task
+        self.heard = time.monotonic()
+        self._parked: asyncio.Future[None] | None = None
+        self._news: asyncio.Future[None] | None = None
+
+    def put(self, reply: Reply) -> None:
+        self.ready.append(reply)
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def collect(self, gap: float, beat: float) -> list[Reply]:
+        """What is ready: not before `gap` seconds, not after `beat`, and at once when another call comes."""
+        if self._parked is not None and not self._parked.done():
+            self._parked.set_result(None)
+        loop = asyncio.get_running_loop()
+        parked = self._parked = loop.create_future()
+        until = loop.time() + beat
+        if gap:
+            await asyncio.wait([parked], timeout=gap)
+        while not self.ready and not parked.done() and (left := until - loop.time()) > 0:
+            news = self._news = loop.create_future()
+            await asyncio.wait([parked, news], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        self.heard = time.monotonic()
+        ready, self.ready = self.ready, []
+        return ready
+
+
+class Replica:
+    """A backend of one role in a process of its own. `epoch` tells this life of it from those before and after."""
+
+    role = ""
+
+    def __init__(self, config: Data, role: str, epoch: int, share: float | None) -> None:
+        self.data, self.role, self.epoch, self.share = config, role, epoch, share
+        self.mail: dict[str, Mailbox] = {}
+        self.backend: Any = None
+
+    async def ready(self) -> dict[str, Any]:
+        """Load the model; what a manager needs to know of this replica. Raises what `build` raises."""
+        config = configs.build([self.data])
+        self.backend = self.build(config, with_share(getattr(config, self.role), self.share))
+        return {"credits": self.backend.max_jobs, "pid": os.getpid(), "host": os.uname().nodename}
+
+    async def stand(self) -> None:
+        """Never returns: its caller learns from the error that this process is gone."""
+        await asyncio.Event().wait()
+
+    async def exchange(self, frame: bytes) -> bytes:
+        """Take new items and aborts; give the replies that are ready, and what the backend has counted."""
+        client, items, aborts, gap, beat = unseal(frame)
+        self._forget_the_dead(beat)
+        box = self.mail.setdefault(client, Mailbox())
+        box.heard = time.monotonic()
+        for number, row in items:
+            job_id, work = self.work(row)
+            box.running[number] = job_id, asyncio.create_task(self._serve(box, number, work))
+        self._abort([box.running[number][0] for number in aborts if number in box.running])
+        replies = await box.collect(gap, beat)
+        return seal([self.epoch, replies, dict(usage_of(self.backend))])
+
+    def build(self, config: Config, spec: Any) -> Any:
+        """The backend of this role."""
+        raise NotImplementedError
+
+    def work(self, row: Sequence[Any]) -> tuple[str, Coroutine[Any, Any, Any]]:
+        """(job id, the work on an item, which gives the payload of its reply)."""
+        raise NotImplementedError
+
+    async def _serve(self, box: Mailbox, number: int, work: Awaitable[Any]) -> None:
+        try:
+            reply = number, True, await work
+        except Exception as error:
+            if getattr(self.backend, "dead", False):
+                os._exit(1)  # an engine that died is not repaired in place; the cluster starts another
+            reply = number, False, error_row(error)
+        box.running.pop(number, None)
+        box.put(reply)
+
+    def _abort(self, job_ids: Sequence[str]) -> None:
+        abort: Callable[[Sequence[str]], None] | None = getattr(self.backend, "abort", None)
+        if job_ids and abort is not None:
+            abort(job_ids)
+
+    def _forget_the_dead(self, beat: float) -> None:
+        """A manager that has not been heard of for long has been replaced: nobody wants its replies."""
+        now = time.monotonic()
+        for client in [c for c, box in self.mail.items() if now - box.heard > FORGET * beat and box.running]:
+            running = self.mail.pop(client).running.values()
+            self._abort([job_id for job_id, _ in running])
+            for _, task in running:
+                task.cancel()
+
+
+async def single(reply: Awaitable[Sequence[Any]]) -> Any:
+    """The one reply of a backend to one item; raises it if it is an exception."""
+    (found,) = await reply
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def with_share(spec: Any, share: float | None) -> Any:
+    """The spec with its part of a card's memory, unless the user has set it."""
+    if share is None or getattr(spec, "gpu_memory_utilization", 0) is not None:
+        return spec
+    return replace(spec, gpu_memory_utilization=round(UTILIZATION * min(share, 1.0), 4))
