@@ -178,7 +178,7 @@ class Cluster:
                 reason, suspicious = first_line(error), not node_died(error)
             self._bury(slot, epoch, actor, reason, suspicious)
             again = f"starting another ({life + 1} of {restarts})" if life < restarts else "giving it up"
-            self.say(f"{slot.name} is gone ({reason}); its jobs go elsewhere, {again}")
+            self.say(f"{slot.name} died ({reason}); {again}")
         self._open[slot.role] -= 1
         if not self._open[slot.role]:
             raise RunError(f"no {slot.role} is left: each died {restarts + 1} times, the last one: {reason}")
@@ -225,10 +225,13 @@ class Cluster:
                 manager.handle.leave.remote(slot.role, epoch, reason, suspicious)
         _kill(actor)
 
-    def _lost(self, epoch: int) -> None:
-        """A manager lost this replica: end it for certain, even if it is only frozen."""
-        life = self.lives.get(epoch)
+    def _lost(self, epoch: int, reason: str) -> None:
+        """A manager gave this replica up: end it for certain, even if it is only frozen or cut off."""
+        life = self.lives.pop(epoch, None)
         if life is not None:
+            self.say(f"{life.slot.name} is lost ({reason}); its jobs go elsewhere")
+            for manager in self.managers.values():
+                manager.handle.leave.remote(life.slot.role, epoch, reason, True)
             _kill(life.handle)
             if life.host == os.uname().nodename:
                 _kill_process(life.pid)
@@ -253,7 +256,7 @@ class Cluster:
             self._todo.extendleft(reversed(manager.held.values()))
             del self.managers[number]
             self._calls += manager.stats.get("calls", 0)
-            self.say(f"manager {number} is gone ({reason}); its {len(manager.held)} problems go on from the journal")
+            self.say(f"manager {number} died ({reason}); its {len(manager.held)} problems go on from the journal")
         raise RunError(f"manager {number} died {self.config.cluster.restarts + 1} times, the last time: {reason}")
 
     async def _serve(self, manager: _Manager) -> None:
@@ -273,8 +276,8 @@ class Cluster:
                     self._out.put_nowait(line)
             for role, epoch, usage in manager.stats["usage"]:
                 self._usage[epoch] = role, usage
-            for _, epoch, _ in lost:
-                self._lost(epoch)
+            for _, epoch, why in lost:
+                self._lost(epoch, why)
             if error is not None:
                 raise RunError(error)
 

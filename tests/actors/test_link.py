@@ -1,0 +1,247 @@
+"""A line between a manager and a replica, both in this process: batches, aborts, silence, epochs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from actors.link import Link, node_died
+from actors.proposer import Proposer
+from actors.replica import with_share
+from actors.scorer import Scorer
+from tests.backends.models import job
+from treesearch.backends.base import Scored
+from treesearch.backends.simulated import Simulated
+from treesearch.errors import RemoteError, RequestError
+from treesearch.pool import ReplicaLost
+from treesearch.types import Chain, Job, Step
+from treesearch.wire import seal, unseal
+
+
+class Backend:
+    """Answers when it is told to."""
+
+    max_jobs = 8
+
+    def __init__(self) -> None:
+        self.gates: dict[str, asyncio.Future[Any]] = {}
+        self.aborted: list[str] = []
+        self.usage = {"prompt_tokens": 0, "cached_tokens": 0}
+
+    async def propose(self, jobs: Sequence[Job]) -> list[Any]:
+        (one,) = jobs
+        self.gates[one.id] = asyncio.get_running_loop().create_future()
+        self.usage["prompt_tokens"] += 1
+        return [await self.gates[one.id]]
+
+    def abort(self, job_ids: Sequence[str]) -> None:
+        self.aborted += job_ids
+
+    def answer(self, job_id: str, value: Any = None) -> None:
+        self.gates.pop(job_id).set_result(value if value is not None else ((Step(job_id, (1,), 1),),))
+
+
+class Line:
+    """A link and its replica; `frames` are the requests that went over it."""
+
+    def __init__(self, silence: float = 1.0, gap: float = 0.0, epoch: int = 1) -> None:
+        self.replica = Proposer({}, "proposer", epoch, None)
+        self.replica.backend = self.backend = Backend()
+        self.frames: list[Any] = []
+        self.lost: list[Exception] = []
+        self.mute = False
+        self.link = Link(self.exchange, client="m", role="proposer", epoch=1, silence=silence, gap=lambda: gap,
+                         lost=self.lost.append)  # fmt: skip
+
+    async def exchange(self, frame: bytes) -> bytes:
+        self.frames.append(unseal(frame))
+        if self.mute:
+            await asyncio.Event().wait()
+        return await self.replica.exchange(frame)
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        for _ in range(2000):
+            if ready():
+                return
+            await asyncio.sleep(0.001)
+        raise AssertionError("it never came")
+
+
+def a(number: int) -> Job:
+    return Job(**{**{f: getattr(job(), f) for f in Job.__slots__}, "id": f"t/{number}"})
+
+
+def running(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+
+
+def test_what_waits_goes_in_one_call_and_each_reply_comes_when_it_is_ready() -> None:
+    async def main() -> None:
+        line = Line()
+        calls = [asyncio.create_task(line.link.call([a(k)])) for k in range(10)]
+        await line.until(lambda: len(line.backend.gates) == 10)
+        assert [len(frame[1]) for frame in line.frames] == [10]
+        line.backend.answer("t/7")
+        ((chains,),) = await asyncio.gather(calls[7])
+        assert chains == ((Step("t/7", (1,), 1),),) and not calls[6].done()
+        for k in range(10):
+            if k != 7:
+                line.backend.answer(f"t/{k}")
+        await asyncio.gather(*calls)
+        assert line.link.calls <= 4 and line.link.usage["prompt_tokens"] == 10
+
+    running(main)
+
+
+def test_new_items_do_not_wait_for_the_replies_of_older_ones() -> None:
+    async def main() -> None:
+        line = Line()
+        first = asyncio.create_task(line.link.call([a(0)]))
+        await line.until(lambda: "t/0" in line.backend.gates)
+        second = asyncio.create_task(line.link.call([a(1)]))
+        await line.until(lambda: "t/1" in line.backend.gates)
+        line.backend.answer("t/1")
+        await second
+        line.backend.answer("t/0")
+        await first
+
+    running(main)
+
+
+def test_a_gap_gathers_what_comes_meanwhile() -> None:
+    async def main() -> None:
+        line = Line(gap=0.05)
+        calls = []
+        for k in range(20):
+            calls.append(asyncio.create_task(line.link.call([a(k)])))
+            await asyncio.sleep(0.005)
+        await line.until(lambda: len(line.backend.gates) == 20)
+        assert len(line.frames) <= 5
+        for k in range(20):
+            line.backend.answer(f"t/{k}")
+        await asyncio.gather(*calls)
+
+    running(main)
+
+
+def test_errors_come_back_by_kind() -> None:
+    async def main() -> None:
+        line = Line()
+        calls = [asyncio.create_task(line.link.call([a(k)])) for k in range(3)]
+        await line.until(lambda: len(line.backend.gates) == 3)
+        line.backend.answer("t/0", RequestError("too long"))
+        line.backend.answer("t/1", ZeroDivisionError("oh"))
+        line.backend.answer("t/2", ((Step("x", (1,), 1), "no step"),))
+        (refused,), (failed,), (broken,) = await asyncio.gather(*calls)
+        assert isinstance(refused, RequestError)
+        assert isinstance(failed, RemoteError) and failed.kind == "ZeroDivisionError"
+        assert isinstance(broken, Exception)
+
+    running(main)
+
+
+def test_a_silent_replica_is_lost_with_all_items_and_not_heard_again() -> None:
+    async def main() -> None:
+        line = Line(silence=0.1)
+        line.mute = True
+        (reply,) = await line.link.call([a(0)])
+        assert isinstance(reply, ReplicaLost) and reply.suspicious and "no word" in str(reply)
+        assert [str(e) for e in line.lost] == [str(reply)]
+        assert (await line.link.call([a(1)]))[0] is line.link.closed
+        assert len(line.frames) == 1
+
+    running(main)
+
+
+def test_a_replica_that_works_long_is_not_silent() -> None:
+    async def main() -> None:
+        line = Line(silence=0.1)
+        call = asyncio.create_task(line.link.call([a(0)]))
+        await asyncio.sleep(0.5)
+        assert not line.lost
+        line.backend.answer("t/0")
+        await call
+
+    running(main)
+
+
+def test_another_life_of_the_replica_is_refused() -> None:
+    async def main() -> None:
+        line = Line(epoch=2)
+        call = asyncio.create_task(line.link.call([a(0)]))
+        await line.until(lambda: "t/0" in line.backend.gates)
+        line.backend.answer("t/0")
+        (reply,) = await call
+        assert isinstance(reply, ReplicaLost) and "epoch 2" in str(reply)
+
+    running(main)
+
+
+def test_aborts_reach_the_backend_and_so_do_timeouts() -> None:
+    async def main() -> None:
+        line = Line()
+        wanted, dropped = (asyncio.create_task(line.link.call([a(k)])) for k in range(2))
+        await line.until(lambda: len(line.backend.gates) == 2)
+        line.link.abort(["t/0", "t/99"])
+        await line.until(lambda: line.backend.aborted == ["t/0"])
+        dropped.cancel()
+        await line.until(lambda: line.backend.aborted == ["t/0", "t/1"])
+        line.backend.answer("t/0")
+        line.backend.answer("t/1")  # late: nobody is there any more
+        await wanted
+        assert not line.link._replies and not line.link._numbers
+
+    running(main)
+
+
+def test_a_manager_that_is_gone_is_forgotten_and_its_jobs_aborted() -> None:
+    async def main() -> None:
+        replica = Proposer({}, "proposer", 1, None)
+        replica.backend = backend = Backend()
+        row = Line().link.codec.item(a(0))[1]
+        await replica.exchange(seal(["dead", [(1, row)], [], 0, 0.01]))
+        await asyncio.sleep(0.1)
+        await replica.exchange(seal(["alive", [], [], 0, 0.01]))
+        assert backend.aborted == ["t/0"] and set(replica.mail) == {"alive"}
+
+    running(main)
+
+
+def test_scores_travel_both_ways() -> None:
+    class Judge:
+        max_jobs = 4
+
+        async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored]:
+            return [Scored(tuple(tuple(float(len(s.text)) for s in c) for c in chains), 7) for _, chains in items]
+
+    async def main() -> None:
+        replica = Scorer({}, "scorer", 1, None)
+        replica.backend = Judge()
+        link = Link(replica.exchange, client="m", role="scorer", epoch=1, silence=1, gap=lambda: 0, lost=print)
+        (reply,) = await link.call([(a(0), ((Step("ab"), Step("c")), (Step("def"),)))])
+        assert reply == Scored(((2.0, 1.0), (3.0,)), 7)
+
+    running(main)
+
+
+@pytest.mark.parametrize("text, gone", [
+    ("The actor died because its node has died. Node Id: 12", True),
+    ("Worker unexpectedly exits with a connection error code 2", False),
+])  # fmt: skip
+def test_a_machine_that_went_is_told_from_a_process_that_died(text: str, gone: bool) -> None:
+    assert node_died(RuntimeError(text)) is gone
+
+
+def test_a_share_of_a_card_is_a_share_of_its_memory_unless_the_user_says_so() -> None:
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Spec:
+        gpu_memory_utilization: float | None = None
+
+    assert with_share(Spec(), 0.5) == Spec(0.45)
+    assert with_share(Spec(0.3), 0.5) == Spec(0.3)
+    assert with_share(Simulated(), 1.0) == Simulated()
