@@ -1,0 +1,1 @@
+"""treesearch on Ray: thin actors that build a backend and forward, and what a cluster is started with."""
