@@ -1,1 +1,1 @@
-"""treesearch on Ray: thin actors that build a backend and forward, and what a cluster is started with."""
+"""treesearch on Ray: thin actors around the same backends and the same engine as in one process."""

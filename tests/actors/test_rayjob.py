@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from treesearch.config import load
+from treesearch.config import Cluster, load
 
 ROOT = Path(__file__).resolve().parents[2]
 Data = dict[str, Any]
@@ -97,8 +97,8 @@ def test_what_is_mounted_exists_and_results_outlive_the_cluster(documents: dict[
 def test_its_config_is_valid_and_its_gpus_can_be_had(documents: dict[str, Data], job: Data, tmp_path: Path):
     from treesearch.backends import PROPOSERS
 
-    if "vllm" not in PROPOSERS:
-        pytest.skip("needs the vllm backends")
+    if "vllm" not in PROPOSERS or not hasattr(Cluster(), "proposer_resources"):
+        pytest.skip("needs the vllm backends and the placement of replicas")
     data = documents["ConfigMap"]["data"]
     (tmp_path / "config.yaml").write_text(data["config.yaml"])
     config = load(tmp_path / "config.yaml")
@@ -107,6 +107,7 @@ def test_its_config_is_valid_and_its_gpus_can_be_had(documents: dict[str, Data],
         role = group["groupName"]
         wanted = getattr(config.cluster, f"{role}s") * getattr(config.cluster, f"gpus_per_{role}")
         assert wanted <= group["maxReplicas"]
+        assert getattr(config.cluster, f"{role}_resources") == {role: 1}
 
 
 def test_its_problems_can_be_read(documents: dict[str, Data], tmp_path: Path):
