@@ -212,13 +212,14 @@ def test_the_address_file_follows_the_folder_of_ray():
 
 
 def test_the_token(tmp_path: Path):
-    def check(**env: str) -> tuple[str, str]:
-        found = cluster.token(env, tmp_path)
+    def check(host: str | None = None, **env: str) -> tuple[str, str]:
+        found = cluster.token(env, tmp_path, host)
         assert well_formed(found)
         return found.state, found.fix
 
     path = tmp_path / ".ray" / "auth_token"
     assert check() == ("ok", "")
+    assert check("10.0.0.1") == ("note", f"mkdir -p {path.parent} && scp 10.0.0.1:.ray/auth_token {path}")
     assert check(RAY_AUTH_MODE="token") == ("problem", "ray get-auth-token --generate > /dev/null")
     assert check(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="t") == ("ok", "")
     assert check(RAY_AUTH_MODE="disabled") == ("note", "export RAY_AUTH_MODE=token")
@@ -228,6 +229,7 @@ def test_the_token(tmp_path: Path):
     path.chmod(0o644)
     assert check(RAY_AUTH_MODE="token") == ("note", f"chmod 600 {path}")
     path.chmod(0o600)
+    assert check("10.0.0.1") == ("ok", "")
     assert check(RAY_AUTH_MODE="token") == ("ok", "") == check(RAY_AUTH_TOKEN_PATH=str(path))
 
 

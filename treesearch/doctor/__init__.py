@@ -40,7 +40,7 @@ def examine(config: Config, out: Path, address: str | None, command: str) -> lis
         machine.disk(out, mounts, lambda folder: shutil.disk_usage(folder).free, command),
         machine.home(home),
         ray.check,
-        cluster.token(env, home),
+        cluster.token(env, home, ray.host),
         *([cluster.dashboard(ray.host, cluster.mode_at)] if ray.host else []),
         models.hub(env, cache),
         *_files(config, wanted, mounts, models.is_offline(env), ray.joined, command),

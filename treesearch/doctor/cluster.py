@@ -91,8 +91,8 @@ def mode_at(host: str) -> str | None:
         return None
 
 
-def token(env: Env, home: Path) -> Check:
-    """This user's token: without it a cluster that asks for one refuses the run."""
+def token(env: Env, home: Path, host: str | None) -> Check:
+    """This user's token: without it the cluster at `host` refuses the run, if it asks for one."""
     mode = env.get("RAY_AUTH_MODE", "").lower()
     path = Path(env.get("RAY_AUTH_TOKEN_PATH") or home / ".ray" / "auth_token")
     if env.get("RAY_AUTH_TOKEN"):
@@ -105,6 +105,9 @@ def token(env: Env, home: Path) -> Check:
             return Check("ray token", "problem", found, "unset RAY_AUTH_TOKEN_PATH")
         if mode == "token":
             return Check("ray token", "problem", f"RAY_AUTH_MODE=token, and no token in {path}", NEW_TOKEN)
+        if host is not None:
+            found = f"none in {path}: a cluster that asks for one will refuse the run"
+            return Check("ray token", "note", found, f"mkdir -p {path.parent} && scp {host}:.ray/auth_token {path}")
         return Check("ray token", "ok", "none yet: Ray makes one for a cluster that it starts here")
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return Check("ray token", "note", f"{path} can be read by other users", f"chmod 600 {path}")
