@@ -73,7 +73,7 @@ def test_a_version(package: str, found: str | None, state: str, fix: str):
 def test_vllm_may_be_missing_unless_the_config_names_it():
     for wanted, state in ((False, "note"), (True, "problem")):
         check = by_name(machine.versions(installed(vllm=None), wanted))["vllm"]
-        assert (check.state, check.fix) == (state, "pip install 'treesearch[vllm]'")
+        assert (check.state, check.fix) == (state, "pip install 'vllm==0.32.*'")
 
 
 def test_the_vllm_for_cpus_counts_as_vllm(monkeypatch: pytest.MonkeyPatch):
@@ -464,7 +464,7 @@ def test_doctor_of_a_sound_machine_exits_with_0(machine_of_ours: Path):
     for name in ("python", "ray", "vllm", "CPUs", "GPUs", "memory", "disk", "HOME", "ray cluster", "ray token", "model hub",
                  "proposer model", "scorer model", "plan: proposer", "plan: scorer", "plan: memory"):  # fmt: skip
         assert f"│ {name} " in done.stdout, name
-    assert done.stdout.splitlines()[-1] == "vllm: pip install 'treesearch[vllm]'"
+    assert done.stdout.splitlines()[-1] == "vllm: pip install 'vllm==0.32.*'"
     assert "problem" not in done.stdout
 
 

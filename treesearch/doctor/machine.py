@@ -67,7 +67,7 @@ def _ray(got: str | None) -> Check:
 def _vllm(got: str | None, wanted: bool) -> Check:
     if got is None:
         found = "not installed, and the config names it" if wanted else "not installed; only vllm backends need it"
-        return Check("vllm", "problem" if wanted else "note", found, "pip install 'treesearch[vllm]'")
+        return Check("vllm", "problem" if wanted else "note", found, f"pip install 'vllm=={TESTED_VLLM}.*'")
     if not _minor(OLDEST_VLLM) <= _minor(got) <= _minor(NEWEST_VLLM):
         found = f"{got}: untested (written for {OLDEST_VLLM} to {NEWEST_VLLM}, tested with {TESTED_VLLM})"
         return Check("vllm", "note", found, f"pip install 'vllm=={TESTED_VLLM}.*'")
