@@ -15,6 +15,8 @@ OTHERS = {
     "LICENSE": "Apache-2.0",
     "Makefile": "make demo, make test, make tree, make clean",
     "README.md": "this page",
+    "actors/dashboard.json": "the Grafana dashboard of the metrics",
+    "actors/rayjob.yaml": "a run on Kubernetes, as a KubeRay RayJob",
     "cluster.yaml": "what `ray up` reads",
     "constraints.txt": "the tested set of packages for CPUs",
     "pyproject.toml": "the package, its extras, and the settings of ruff, mypy and pytest",
@@ -27,8 +29,9 @@ COLUMN, WIDTH = 26, 118
 
 
 def files() -> list[str]:
-    """Paths that the tree must list: Python files of the packages, files at the top, model folders, .ci/run, tests/."""
+    """Paths that the tree must list: Python files of the packages, manifests, files at the top, model folders, tests/."""
     found = [p for name in PACKAGES for p in ROOT.glob(f"{name}/**/*.py")]
+    found += [p for kind in ("json", "yaml") for p in ROOT.glob(f"actors/*.{kind}")]
     found += [p for p in ROOT.iterdir() if p.is_file() and not p.name.startswith(".")]
     listed = {str(p.relative_to(ROOT)) for p in found}
     return sorted(listed | {name for name in OTHERS if name.endswith("/") and (ROOT / name).is_dir()} | {".ci/run"})

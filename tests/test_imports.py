@@ -39,5 +39,5 @@ def test_the_answer_comes_within_half_a_second(code: str):
 
 def test_help_names_the_commands():
     output = run(HELP)
-    for command in ("run", "solve", "sweep"):
+    for command in ("run", "solve", "sweep", "doctor"):
         assert command in output

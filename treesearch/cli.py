@@ -179,3 +179,31 @@ def _console(stderr: bool = False) -> Console:
 
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=140)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.yaml]", show_default=False)] = None,
+    set_: Set = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that a run would write to.")] = Path("runs"),
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="The Ray cluster that a run would join.")
+    ] = None,
+) -> None:
+    """Check this machine, Ray, the models and the plan of a config; each problem with the line that fixes it."""
+    with _exit_codes():
+        import shlex
+
+        from treesearch import doctor as doctors
+        from treesearch.config import load
+
+        given = [part for text in set_ or [] for part in ("--set", text)]
+        how = ["--ray-address", ray_address] if ray_address else []
+        command = shlex.join(["treesearch", "run", *([str(config)] if config else []), *how, *given])
+        checks = doctors.examine(load(config, set_ or []), out, ray_address, command)
+        _console().print(doctors.table(checks))
+        for check in checks:
+            if check.fix:
+                typer.echo(f"{check.name}: {check.fix}")
+        if any(check.state == "problem" for check in checks):
+            raise typer.Exit(1)
