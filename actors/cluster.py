@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.link import first_line, node_died
+from actors.link import cause, node_died
 from actors.manager import TreeManager
 from actors.placement import Bundle, Slot, plan
 from actors.proposer import Proposer
@@ -54,7 +54,7 @@ def connect(address: str | None) -> None:
         ray.init(address=where, logging_level=logging.WARNING, **given)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"no Ray cluster at {where!r}: {first_line(error)}; start one with `ray start --head`, give another "
+            f"no Ray cluster at {where!r}: {cause(error)}; start one with `ray start --head`, give another "
             "--ray-address, or leave it out for a local Ray"
         ) from error
 
@@ -173,9 +173,9 @@ class Cluster:
             except RayTaskError as error:
                 if isinstance(error.cause, ConfigError):
                     raise ConfigError(str(error.cause)) from None
-                reason, suspicious = f"cannot start: {first_line(error.cause or error)}", False
+                reason, suspicious = f"cannot start: {cause(error.cause or error)}", False
             except RayActorError as error:
-                reason, suspicious = first_line(error), not node_died(error)
+                reason, suspicious = cause(error), not node_died(error)
             self._bury(slot, epoch, actor, reason, suspicious)
             again = f"starting another ({life + 1} of {restarts})" if life < restarts else "giving it up"
             self.say(f"{slot.name} died ({reason}); {again}")
@@ -250,7 +250,7 @@ class Cluster:
                 await self._serve(manager)
                 return
             except RayActorError as error:
-                reason = first_line(error)
+                reason = cause(error)
             finally:
                 _kill(handle)
             self._todo.extendleft(reversed(manager.held.values()))

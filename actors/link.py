@@ -8,6 +8,7 @@ items end as ReplicaLost, and what its replica still says is not heard.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,8 @@ class Link:
 
     async def call(self, items: Sequence[Any]) -> list[Any]:
         """A reply or an exception for each item, as a pool wants it."""
+        if len(items) == 1:  # as pools do: no task of its own
+            return [await self._ask(items[0])]
         return list(await asyncio.gather(*map(self._ask, items)))
 
     def abort(self, job_ids: Sequence[str]) -> None:
@@ -131,7 +134,7 @@ class Link:
             self.lose(ReplicaLost(f"no word for {self.silence:g} s"))
             return
         except Exception as error:
-            self.lose(ReplicaLost(first_line(error), suspicious=not node_died(error)))
+            self.lose(ReplicaLost(cause(error), suspicious=not node_died(error)))
             return
         finally:
             self._open -= 1
@@ -169,9 +172,11 @@ class Link:
 
 def node_died(error: Exception) -> bool:
     """Whether a replica went with its whole machine, which no request is to blame for."""
-    text = str(error).lower()
-    return type(error).__name__ == "NodeDiedError" or "node has died" in text or "node was terminated" in text
+    gone = type(error).__name__ == "NodeDiedError" or getattr(error, "preempted", False)
+    return gone or "node has died" in str(error).lower() or "node was terminated" in str(error).lower()
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
+def cause(error: BaseException) -> str:
+    """Why a call failed, in one line: what Ray says after "because", else the first line."""
+    found = re.search(r"^The actor .*? because (.+?)(?:\. Some common causes.*)?$", str(error), re.MULTILINE)
+    return found.group(1) if found else (str(error).strip() or repr(error)).splitlines()[0]

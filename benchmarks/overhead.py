@@ -14,7 +14,8 @@ import platform
 import resource
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from treesearch.algorithms import SEARCHES
 from treesearch.backends.base import Scored
@@ -38,13 +39,18 @@ class NullProposer:
 
     max_jobs = 256
 
-    def __init__(self) -> None:
+    def __init__(self, delay: float = 0.0) -> None:
+        self.delay = delay
         ids = tuple(range(10))
         self.steps = [Step(f"step {k}\n", ids, 10, -1.0) for k in range(997)]
         self.ends = [Step(f"end {k}\n", ids, 10, -1.0, finish="answer") for k in range(97)]
 
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
+        if self.delay:
+            await asyncio.sleep(self.delay)
         return [tuple(self._chain(job, i) for i in range(job.first, job.first + (job.n or 1))) for job in jobs]
+
+    async def close(self) -> None: ...
 
     def _chain(self, job: Job, i: int) -> Chain:
         key = job.seed + i
@@ -62,7 +68,33 @@ class NullScorer:
     max_jobs = 256
 
     async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:
-        return [Scored(tuple(tuple((hash(s.text) % 1000) / 1000 for s in c) for c in chains), 1) for _, chains in items]
+        return [
+            Scored(tuple(tuple((len(s.text) * 97 + ord(s.text[-2]) * 31) % 1000 / 1000 for s in c) for c in chains), 1)
+            for _, chains in items
+        ]
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Null:
+    """Spec of the null proposer, for a config: `proposer: benchmarks.overhead:Null`. `delay`: seconds a job takes."""
+
+    delay: float = 0.0
+    label: ClassVar[str | None] = "SIMULATED"
+
+    def build(self, task: Any, prompt: Any, limits: Any) -> NullProposer:
+        return NullProposer(self.delay)
+
+
+@dataclass(frozen=True)
+class NullScores:
+    """Spec of the null scorer."""
+
+    label: ClassVar[str | None] = "SIMULATED"
+
+    def build(self, task: Any, prompt: Any) -> NullScorer:
+        return NullScorer()
 
 
 async def expansions(case: dict, problems: int) -> tuple[int, float]:

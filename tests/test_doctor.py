@@ -449,7 +449,8 @@ def machine_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr(machine, "nvidia_smi", lambda: None)
     monkeypatch.setattr(machine, "version", installed(vllm=None))
-    monkeypatch.setattr(doctor, "_text", lambda path: MOUNTS if "mounts" in path else MEMINFO.format(8_000_000))
+    monkeypatch.setattr(doctor, "read_mounts", lambda: MOUNTS)
+    monkeypatch.setattr(doctor, "_meminfo", lambda: MEMINFO.format(8_000_000))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=50 * GB))
     return tmp_path
 

@@ -85,3 +85,14 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.db").write_text("not a database" * 100)
     with pytest.raises(JournalError, match="not a journal"):
         Store.open(tmp_path / "run.db", "a")
+
+
+def test_on_a_network_file_system_there_is_no_write_ahead_log(
+    tmp_path: Path, journal: list[Reply], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treesearch.store.read_mounts", lambda: f"server:/x {tmp_path} nfs4 rw 0 0\n")
+    store = Store.open(tmp_path / "run.db", "a")
+    store.append([("p0", k, reply) for k, reply in enumerate(journal)])
+    assert "nfs4" in store.notes[0] and not (tmp_path / "run.db-wal").exists()
+    assert store.load("p0") == (journal, None)
+    store.close()

@@ -16,6 +16,7 @@ from typing import Any
 
 from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Reply
+from treesearch.mounts import file_system, on_network, read_mounts
 from treesearch.wire import VERSION, expansion_of, expansion_row, seal, unseal
 
 SCHEMA = """
@@ -36,7 +37,7 @@ class Store:
         self._lock = _lock(path.with_suffix(".lock"))
         try:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            self._choose_journal(file_system(path.parent, read_mounts()))
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(SCHEMA)
             self._identify(identity)
@@ -53,6 +54,15 @@ class Store:
     def open(cls, path: Path, identity: str) -> Store:
         """`identity` is a digest of all that changes replies: search, models, sampling, seed, version."""
         return cls(path, identity)
+
+    def _choose_journal(self, kind: str) -> None:
+        """A write-ahead log where there is shared memory for it; on a network file system SQLite's rollback journal."""
+        if not on_network(kind):
+            mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            if mode == "wal":
+                return
+        self._db.execute("PRAGMA journal_mode=DELETE")
+        self.notes.append(f"{self.path} lies on {kind}: written without a write-ahead log, which is slower")
 
     def _identify(self, identity: str) -> None:
         mine = {"version": str(VERSION), "identity": identity}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.link import Link, node_died
+from actors.link import Link, cause, node_died
 from actors.proposer import Proposer
 from actors.replica import with_share
 from actors.scorer import Scorer
@@ -225,6 +225,13 @@ def test_scores_travel_both_ways() -> None:
         assert reply == Scored(((2.0, 1.0), (3.0,)), 7)
 
     running(main)
+
+
+def test_the_cause_is_what_ray_says_after_because() -> None:
+    told = "The actor died unexpectedly before finishing this task.\n\tpid: 7\nThe actor is dead because its worker process"
+    told += " has died. Worker exit type: SYSTEM_ERROR. Some common causes include: (1) the process was killed"
+    assert cause(RuntimeError(told)) == "its worker process has died. Worker exit type: SYSTEM_ERROR"
+    assert cause(RuntimeError("a\nb")) == "a" and cause(RuntimeError()) == "RuntimeError()"
 
 
 @pytest.mark.parametrize("text, gone", [

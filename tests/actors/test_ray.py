@@ -56,6 +56,7 @@ def config(asked: Path, *more: str) -> Config:
         f"problems={asked}", "task=plain", "search={type: mcts, simulations: 24, rollouts: 1, parallel: 4}",
         "proposer={type: simulated, accuracy: 0.3, steps: 5, base_ms: 40}", "scorer=simulated",
         "cluster={proposers: 2, scorers: 2, silence: 2, linger: 0, proposer_resources: {room: 1}, scorer_resources: {room: 1}}",
+            "engine.trees=8",  # searches end one after another: something is under way whenever something dies
         *more,
     ])  # fmt: skip
 
@@ -71,24 +72,33 @@ def results(out: Path) -> dict[str, Any]:
 
 
 class Watched:
-    """A run on Ray, what was said and when work was sent again, in seconds since the disturbance."""
+    """A run on Ray, disturbed once a fifth is done; what was said and when work was sent again, in seconds since then."""
 
-    def __init__(self, config: Config, out: Path, disturb: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        out: Path,
+        disturb: Callable[[Any], Any] | None = None,
+        mend: Callable[[], Any] | None = None,
+    ) -> None:
         self.said: list[tuple[float, str]] = []
         self.resent: float | None = None
         self.driver: Any = None
         self.struck = math.inf
-        asyncio.run(self.main(config, out, disturb))
+        asyncio.run(self.main(config, out, disturb, mend))
         self.results = results(out)
 
-    async def main(self, config: Config, out: Path, disturb: Callable[[Any], Any] | None) -> None:
+    async def main(self, config: Config, out: Path, disturb: Any, mend: Any) -> None:
         work = asyncio.create_task(asyncio.wait_for(run(config, out, drive=self.drive), 120))
         while not work.done():
             await asyncio.sleep(0.02)
             if disturb is not None and self.driver is not None and self.driver._left < 0.8 * PROBLEMS:
                 self.struck = time.monotonic()
-                await asyncio.to_thread(disturb, self.driver)
+                disturb(self.driver)
                 disturb = None
+            if mend is not None and self.resent is not None:
+                mend()
+                mend = None
             if self.resent is None and any(
                 m.stats.get("retries") for m in self.driver.managers.values() if self.driver
             ):
@@ -149,11 +159,14 @@ def test_a_frozen_replica_is_replaced_and_its_late_answers_are_not_heard(nodes, 
 
 
 def test_a_removed_node_loses_nothing_and_a_new_one_gets_work(nodes, asked, calm, tmp_path):
-    def replace(driver: Any) -> None:
+    def remove(driver: Any) -> None:
         nodes.remove_node(min(nodes.worker_nodes, key=str), allow_graceful=False)
+
+    def add() -> None:
         nodes.add_node(num_cpus=1, resources={"room": 2})
 
-    Watched(config(asked), tmp_path / "out", replace).check(calm, "died")
+    slow = config(asked, "proposer.base_ms=200")  # its processes work on for a while: they must be seen to die
+    Watched(slow, tmp_path / "out", remove, mend=add).check(calm, "died")
 
 
 def test_a_killed_manager_goes_on_from_the_journal(nodes, asked, calm, tmp_path):

@@ -15,6 +15,7 @@ from treesearch.config import Config
 from treesearch.doctor import cluster, machine, models
 from treesearch.doctor.base import Check
 from treesearch.doctor.plan import Need, needs, plan
+from treesearch.mounts import read_mounts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +29,7 @@ def examine(config: Config, out: Path, address: str | None, command: str) -> lis
     env, home = os.environ, Path.home()
     cache = models.hub_cache(env, home)
     wanted = needs(config, cache)
-    mounts, meminfo = _text("/proc/self/mounts"), _text("/proc/meminfo")
+    mounts, meminfo = read_mounts(), _meminfo()
     told = machine.nvidia_smi()
     visible = machine.read_gpus(told, env.get("CUDA_VISIBLE_DEVICES"))
     ray = cluster.reach(address or env.get("RAY_ADDRESS"), cluster.address_file(env), cluster.answers)
@@ -66,10 +67,10 @@ def _on_ray(command: str) -> str:
     return command if "--ray-address" in command else command.replace("treesearch run", "treesearch run --ray", 1)
 
 
-def _text(path: str) -> str:
-    """A file of Linux; empty elsewhere."""
+def _meminfo() -> str:
+    """Linux's; empty elsewhere."""
     try:
-        return Path(path).read_text()
+        return Path("/proc/meminfo").read_text()
     except OSError:
         return ""
 

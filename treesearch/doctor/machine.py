@@ -12,21 +12,10 @@ from importlib import metadata
 from pathlib import Path
 
 from treesearch.doctor.base import GB, Check, size
+from treesearch.mounts import file_system, on_network
 
 OLDEST_VLLM, NEWEST_VLLM, TESTED_VLLM = "0.26", "0.33", "0.32"  # minor versions the backend is written for; tested on
 SECURE_RAY = "2.54"  # dashboards before it have routes without authentication
-NETWORK = (
-    "nfs",
-    "lustre",
-    "fuse.",
-    "cifs",
-    "smb",
-    "ceph",
-    "gpfs",
-    "beegfs",
-    "9p",
-    "afs",
-)  # starts of file system kinds
 FREE = 0.9  # of a GPU's memory; less is free where something else runs
 
 VersionOf = Callable[[str], str | None]
@@ -176,22 +165,13 @@ def disk(out: Path, mounts: str, free: Callable[[Path], float], command: str) ->
     if free(there) < 1 * GB:
         return Check("disk", "problem", found, elsewhere)
     if on_network(kind):
-        return Check("disk", "note", f"{found}: a network file system, run.db is slower there", elsewhere)
+        return Check(
+            "disk",
+            "note",
+            f"{found}: a network file system, run.db goes without its write-ahead log there and is slower",
+            elsewhere,
+        )
     return Check("disk", "ok", found)
-
-
-def file_system(path: Path, mounts: str) -> str:
-    """Kind of the file system that holds a path, from the text of /proc/self/mounts; a later mount hides an earlier."""
-    longest, kind = -1, "unknown"
-    for line in mounts.splitlines():
-        at, of = line.split(" ")[1:3]
-        if path.resolve().is_relative_to(at.replace(r"\040", " ")) and len(at) >= longest:
-            longest, kind = len(at), of
-    return kind
-
-
-def on_network(kind: str) -> bool:
-    return kind.startswith(NETWORK)
 
 
 def home(folder: Path) -> Check:

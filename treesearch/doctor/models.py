@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treesearch.doctor.base import Check
-from treesearch.doctor.machine import file_system, on_network
 from treesearch.errors import ConfigError
 from treesearch.models import folder
+from treesearch.mounts import file_system, on_network
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 YES = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
