@@ -164,7 +164,9 @@ class Cluster:
             actor: Any = None
             try:
                 async with lock:
-                    actor = self._actor(slot, group).remote(self.config.resolved(), slot.role, epoch, slot.gpus or None)
+                    actor = self._actor(slot, group).remote(
+                        self.config.resolved(), slot.role, slot.number, epoch, slot.gpus or None
+                    )
                     await self._ready(slot, epoch, actor)
                 await actor.stand.remote()
             except asyncio.CancelledError:

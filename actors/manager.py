@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
 from actors.link import Link
+from actors.metrics import Metrics
 from treesearch import config as configs
 from treesearch.backends.none import NoModel
 from treesearch.checker import Checker
@@ -124,7 +126,9 @@ class TreeManager:
         self.lost: list[tuple[str, int, str]] = []
         self.error: str | None = None
         self.past_calls = 0  # of lines that are closed
-        self.done = 0
+        self.done = self.wasted = 0
+        self.metrics: Metrics | None = None
+        self._told = 0.0
         self._bell = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._search: asyncio.Task[None] | None = None
@@ -182,6 +186,7 @@ class TreeManager:
         self._take(problems)
         if self._search is None:
             self._loop = asyncio.get_running_loop()
+            self.metrics = Metrics("manager", self.name)
             self._search = asyncio.create_task(self._run())
         linger = self.config.cluster.linger
         await asyncio.sleep(POLL_GAP if linger is None else linger)
@@ -190,25 +195,38 @@ class TreeManager:
         self._bell.clear()
         number, unsent = self.ledger.unsent()
         (rows, self.rows), (lost, self.lost) = (self.rows, []), (self.lost, [])
-        return seal([number, unsent, rows, self.feed.want(), self.stats(), lost, self.error])
+        stats = self.stats()
+        self._measure(stats)
+        return seal([number, unsent, rows, self.feed.want(), stats, lost, self.error])
 
     def stats(self) -> dict[str, Any]:
         """Counters and gauges of this manager, and each replica's own counters by epoch."""
         stats, pools = self.engine.stats, self.engine.pools()
         return {
             "expansions": stats.expansions,
+            "scores": stats.scores,
             "generated": stats.generated,
             "scored": stats.scored,
             "failed": stats.failed,
             "retries": sum(pool.retries for pool in pools),
-            "running": sum(pool.dispatch.running() for pool in pools),
             "waiting": sum(pool.dispatch.waiting() for pool in pools),
-            "credits": sum(pool.credits for pool in pools),
             "live": len(self.engine.manager.live),
             "done": self.done,
             "calls": self.past_calls + sum(link.calls for link in self.links.values()),
             "usage": [(role, epoch, dict(link.usage)) for (role, epoch), link in self.links.items() if link.usage],
         }
+
+    def _measure(self, stats: Mapping[str, Any]) -> None:
+        """Tell Prometheus, once a second."""
+        if self.metrics is None or time.monotonic() - self._told < 1:
+            return
+        self._told = time.monotonic()
+        self.metrics.record({
+            "jobs_waiting": stats["waiting"], "trees_live": stats["live"], "trees_done": stats["done"],
+            "tokens_generated": stats["generated"], "tokens_scored": stats["scored"], "tokens_wasted": self.wasted,
+            "scores": stats["scores"], "retries": stats["retries"], "calls": stats["calls"],
+            "expansions": stats["expansions"],
+        })  # fmt: skip
 
     def _take(self, problems: Sequence[Any]) -> None:
         for row, replies, close in problems:
@@ -230,6 +248,7 @@ class TreeManager:
                 async for answer in answers:
                     self.rows.append(await result(answer, self.config, self.engine.task, self.checker))
                     self.done += 1
+                    self.wasted += answer.tokens_wasted or 0
                     self._ring()
         except Exception as error:
             self.error = str(error) if isinstance(error, RunError) else told(error)

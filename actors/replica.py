@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from actors.metrics import Metrics
 from treesearch import config as configs
 from treesearch.config import Config, Data
 from treesearch.run import usage_of
@@ -61,15 +62,18 @@ class Replica:
 
     role = ""
 
-    def __init__(self, config: Data, role: str, epoch: int, share: float | None) -> None:
-        self.data, self.role, self.epoch, self.share = config, role, epoch, share
+    def __init__(self, config: Data, role: str, number: int, epoch: int, share: float | None) -> None:
+        self.data, self.role, self.number, self.epoch, self.share = config, role, number, epoch, share
         self.mail: dict[str, Mailbox] = {}
         self.backend: Any = None
+        self.metrics: Metrics | None = None  # of a process that Ray knows
+        self._told = 0.0
 
     async def ready(self) -> dict[str, Any]:
         """Load the model; what a manager needs to know of this replica. Raises what `build` raises."""
         config = configs.build([self.data])
         self.backend = self.build(config, with_share(getattr(config, self.role), self.share))
+        self.metrics = Metrics(self.role, str(self.number))
         return {"credits": self.backend.max_jobs, "pid": os.getpid(), "host": os.uname().nodename}
 
     async def stand(self) -> None:
@@ -87,7 +91,22 @@ class Replica:
             box.running[number] = job_id, asyncio.create_task(self._serve(box, number, work))
         self._abort([box.running[number][0] for number in aborts if number in box.running])
         replies = await box.collect(gap, beat)
-        return seal([self.epoch, replies, dict(usage_of(self.backend))])
+        usage = dict(usage_of(self.backend))
+        self._measure(usage)
+        return seal([self.epoch, replies, usage])
+
+    def _measure(self, usage: Mapping[str, int]) -> None:
+        """Tell Prometheus, once a second."""
+        if self.metrics is None or time.monotonic() - self._told < 1:
+            return
+        self._told = time.monotonic()
+        running = sum(len(box.running) for box in self.mail.values())
+        self.metrics.record({
+            "jobs_running": running,
+            "occupancy": running / self.backend.max_jobs,
+            "prefix_queries": usage.get("prompt_tokens"),
+            "prefix_hits": usage.get("cached_tokens"),
+        })  # fmt: skip
 
     def build(self, config: Config, spec: Any) -> Any:
         """The backend of this role."""

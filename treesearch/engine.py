@@ -47,6 +47,7 @@ class Stats:
     generated: int | None = 0
     scored: int | None = 0
     failed: int = 0  # expansions that ended in an error
+    scores: int = 0  # steps scored by this process
 
 
 class Journal(Protocol):
@@ -237,6 +238,7 @@ class Engine:
             result: Scored = await self.scorers.run(job.id, (job, chains))
             chains = tuple(_with_scores(c, s) for c, s in zip(chains, _matched(chains, result.scores), strict=True))
             scored = result.tokens
+            self.stats.scores += sum(map(len, chains))
         ended = [k for k, chain in enumerate(chains) if chain[-1].finish != "step"]
         if ended and self.outcomes is not None:
             result = await self.outcomes.run(job.id, (job, tuple(chains[k] for k in ended)))

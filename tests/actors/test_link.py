@@ -48,7 +48,7 @@ class Line:
     """A link and its replica; `frames` are the requests that went over it."""
 
     def __init__(self, silence: float = 1.0, gap: float = 0.0, epoch: int = 1) -> None:
-        self.replica = Proposer({}, "proposer", epoch, None)
+        self.replica = Proposer({}, "proposer", 0, epoch, None)
         self.replica.backend = self.backend = Backend()
         self.frames: list[Any] = []
         self.lost: list[Exception] = []
@@ -199,7 +199,7 @@ def test_aborts_reach_the_backend_and_so_do_timeouts() -> None:
 
 def test_a_manager_that_is_gone_is_forgotten_and_its_jobs_aborted() -> None:
     async def main() -> None:
-        replica = Proposer({}, "proposer", 1, None)
+        replica = Proposer({}, "proposer", 0, 1, None)
         replica.backend = backend = Backend()
         row = Line().link.codec.item(a(0))[1]
         await replica.exchange(seal(["dead", [(1, row)], [], 0, 0.01]))
@@ -218,7 +218,7 @@ def test_scores_travel_both_ways() -> None:
             return [Scored(tuple(tuple(float(len(s.text)) for s in c) for c in chains), 7) for _, chains in items]
 
     async def main() -> None:
-        replica = Scorer({}, "scorer", 1, None)
+        replica = Scorer({}, "scorer", 0, 1, None)
         replica.backend = Judge()
         link = Link(replica.exchange, client="m", role="scorer", epoch=1, silence=1, gap=lambda: 0, lost=print)
         (reply,) = await link.call([(a(0), ((Step("ab"), Step("c")), (Step("def"),)))])
