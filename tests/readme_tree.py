@@ -16,6 +16,7 @@ OTHERS = {
     "Makefile": "make demo, make test, make tree, make clean",
     "README.md": "this page",
     "cluster.yaml": "what `ray up` reads",
+    "constraints-vllm-cpu.txt": "the tested set of packages with vLLM on CPUs",
     "constraints.txt": "the tested set of packages for CPUs",
     "pyproject.toml": "the package, its extras, and the settings of ruff, mypy and pytest",
     "tests/": "mirrors the above",

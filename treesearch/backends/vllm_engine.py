@@ -112,6 +112,7 @@ def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: 
         "scheduling_policy": "priority",
         "generation_config": "vllm",  # sampling is what the job says, never what a model's folder adds
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         "seed": 0,
     }
     if cpu and spec.gpu_memory_utilization is None and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
@@ -128,7 +129,7 @@ def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: 
 def quiet() -> None:
     """Before vLLM is imported: its log goes to standard error, which is not ours to write answers on; engines that share
     a CPU do not pin their threads to the same cores. What the user has set stays."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -195,7 +196,7 @@ class VLLMEngine:
 
     async def _last(self, stream: AsyncGenerator[Any, None]) -> Any:
         """The final output of a request."""
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         last = None
         try:
@@ -204,12 +205,8 @@ class VLLMEngine:
         except EngineDeadError:
             self.dead = True
             raise
-        except EngineGenerateError:
-            raise
-        except ValueError as error:
-            raise RequestError(str(error)) from error
         except Exception as error:
-            if any(kind.__name__ == "VLLMClientError" for kind in type(error).__mro__):
+            if refused(error):
                 raise RequestError(str(error)) from error
             raise
         if last is None:
@@ -223,6 +220,11 @@ class VLLMEngine:
         return cached
 
 
+def refused(error: Exception) -> bool:
+    """Whether vLLM blames the request: asking again would not help."""
+    return isinstance(error, ValueError) or any(kind.__name__ == "VLLMClientError" for kind in type(error).__mro__)
+
+
 def prompt(ids: Sequence[int]) -> Any:
     """Token ids as vLLM takes them: where it can, in the form that needs no further work."""
     import vllm.inputs
@@ -232,13 +234,18 @@ def prompt(ids: Sequence[int]) -> Any:
 
 
 def sampling(**given: Any) -> Any:
-    """SamplingParams that give only the final output; keys this vLLM does not have are dropped."""
+    """SamplingParams that give only the final output; keys this vLLM does not have are dropped. Raises RequestError."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     known = SamplingParams.__struct_fields__
     params: dict[str, Any] = {"output_kind": RequestOutputKind.FINAL_ONLY, "skip_clone": True, **given}
-    return SamplingParams(**{key: value for key, value in params.items() if key in known})
+    try:
+        return SamplingParams(**{key: value for key, value in params.items() if key in known})
+    except Exception as error:
+        if refused(error):
+            raise RequestError(str(error)) from error
+        raise
 
 
 def can_sample(field: str) -> bool:
