@@ -24,7 +24,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prefix import DEPTH, PROMPT, STEP, Watched, start
+from benchmarks.prefix import ASKED, DEPTH, PROMPT, STEP, Watched, start
 from benchmarks.random_models import SHAPES, make, question
 from treesearch.algorithms.mcts import MCTS
 from treesearch.backends import vllm_engine
@@ -60,11 +60,11 @@ def main_job(out: Path, limit: int | None) -> dict[str, Any]:
     return {"exit": code, "wall": round(time.monotonic() - begun, 1), **{key: summary.get(key) for key in keys}}
 
 
-async def search(proposer: Any, scorer: Any, problems: int) -> dict[str, Any]:
+async def search(proposer: Any, scorer: Any, shape: str, problems: int) -> dict[str, Any]:
     """MCTS over the problems until all are done, or the time is."""
     checker = Checker()
     engine = Engine(MCTS(), Plain(separator="☃"), [proposer], [scorer], checker=checker)
-    asked = [Problem(f"p{k}", question(k, PROMPT)) for k in range(problems)]
+    asked = [Problem(f"p{k}", question(k, PROMPT, shape)) for k in range(problems)]
     done, begun = 0, time.monotonic()
 
     async def drain() -> None:
@@ -115,12 +115,12 @@ async def throughput(shape: str, problems: int, folder: Path) -> list[dict[str, 
     own, other = Watched(), Watched()
     given = {"max_model_len": 2048}
     causal, prm = str(make(folder / "proposer", shape, "causal")), str(make(folder / "prm", shape, "prm"))
-    proposer = start(lambda: VLLM(causal, **given).build(task, Prompt(), limits), own)
+    proposer = start(lambda: VLLM(causal, **given).build(task, ASKED, limits), own)
     scorer = start(lambda: VLLMPRM(prm, **given).build(task, Prompt()), other)
     try:
         await plain("warm-up", proposer, [(tuple(range(PROMPT)), STEP)] * 8, PLAIN)
         own.reset()
-        rows = [await search(proposer, scorer, problems)]
+        rows = [await search(proposer, scorer, shape, problems)]
         work = list(own.trace)
         rows.append(await plain("replay", proposer, work, REPLAY))
         chains = max(1, sum(tokens for _, tokens in work) // (STEP * DEPTH))

@@ -157,6 +157,11 @@ def test_two_tokens_that_make_a_separator_need_its_text() -> None:
     assert stops(Splitter(["a", "b\n\n", "<end>"], "\n\n", [2], LIMITS), "\n\n") == ([1, 2], [])
 
 
+def test_an_end_that_the_model_cannot_say_is_no_stop() -> None:
+    """A tokenizer may know more tokens than the model has rows; vLLM refuses such ids."""
+    assert stops(Splitter(["a", "b\n", "<end>"], "\n", [2, 3], LIMITS), "\n") == ([1, 2], [])
+
+
 def test_log_probabilities_are_asked_for_only_where_the_search_reads_them() -> None:
     p = proposer()
     p.engine.says = [Reply([10, 198], [-0.5, -0.25])]  # type: ignore[attr-defined]

@@ -141,8 +141,13 @@ def start(spec: EngineSpec, model: Model, runner: Runner, share: float, rows: bo
 
 def stops(splitter: Splitter, separator: str) -> tuple[list[int], list[str]]:
     """(token ids, strings) that end a step: exact ids where one token completes the separator, else its text too."""
-    ids = sorted({*splitter.end_ids, *(k for k, holds in enumerate(splitter.holds) if holds)})
+    ids = sorted({*ends(splitter), *(k for k, holds in enumerate(splitter.holds) if holds)})
     return ids, [separator] if any(splitter.opens) and any(splitter.closes) else []
+
+
+def ends(splitter: Splitter) -> list[int]:
+    """Token ids that end a text and that the model can say: vLLM refuses others."""
+    return sorted(i for i in splitter.end_ids if i < len(splitter.holds))
 
 
 class VLLMProposer(CausalProposer):
@@ -210,7 +215,7 @@ class VLLMProposer(CausalProposer):
         """How chain i of a job is drawn and where it ends."""
         job, limits = begin.job, self.limits
         one = job.until == "step"
-        ids, strings = self._stops if one else (sorted(self.splitter.end_ids), [])
+        ids, strings = self._stops if one else (ends(self.splitter), [])
         steps = 1 if one else limits.depth - len(job.path)
         most = min(steps * limits.step_tokens, limits.path_tokens - begin.used, begin.room)
         return vllm_engine.sampling(
