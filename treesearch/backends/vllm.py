@@ -192,8 +192,10 @@ class VLLMProposer(CausalProposer):
         except Exception as error:
             return error
         numbers = range(job.first, job.first + (job.n or 0))
-        replies = await asyncio.gather(*(self._sample(begin, i) for i in numbers), return_exceptions=True)
-        self._running.pop(job.id, None)
+        try:
+            replies = await asyncio.gather(*(self._sample(begin, i) for i in numbers), return_exceptions=True)
+        finally:
+            self._running.pop(job.id, None)
         chains: list[Chain] = []
         for reply in replies:
             if isinstance(reply, Exception):
