@@ -7,7 +7,8 @@ and hit are vLLM's own counters (`scheduler_stats.prefix_cache_stats`, those beh
 and vllm:prefix_cache_hits), taken by a StatLogger in each engine. What full blocks allow is computed from the requests:
 each may hit the longest run of whole blocks that an earlier request, its reply included, had computed, but never its last
 token. With two replicas it is counted as if they shared one cache. A PRM's unique tokens are those of its tries of
-sequences, prompts and marks included.
+sequences, prompts and marks included; `at 16` is what blocks of 16 tokens, the smallest on GPUs, would allow: computed from
+the requests, not measured.
 """
 
 from __future__ import annotations
@@ -175,7 +176,9 @@ async def measure(
         "replicas": len(proposers), "block": block, "requests": [c.requests for c in sampled], "queried": queries,
         "hit": hits, "allowed": could, "hit_of_allowed": hits / could, "hit_rate": hits / queries,
         "prm_requests": scored.requests, "prm_queried": scored.queries, "prm_computed": computed, "prm_unique": fresh,
-        "prm_ratio": computed / fresh, "preempted": sum(w.counters.preempted for w in seen),
+        "prm_ratio": computed / fresh,
+        "prm_ratio_at_16": (scored.queries - allowed(seen[-1].events, 16)) / fresh,
+        "preempted": sum(w.counters.preempted for w in seen),
         "tokens_generated": sum(a.tokens_generated or 0 for a in answers), "seconds": round(seconds, 1),
     }  # fmt: skip
 
@@ -193,7 +196,7 @@ async def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     version = vllm_engine.installed()
     print(f"random weights, {args.problems} problems, blocks of {block} tokens; counters of vLLM {version}")
     print(f"{'search':18} {'replicas':>8} {'queried':>11} {'hit':>11} {'allowed':>11} {'hit/allowed':>11}"
-          f" {'PRM computed':>12} {'unique':>9} {'ratio':>6} {'seconds':>8}")  # fmt: skip
+          f" {'PRM computed':>12} {'unique':>9} {'ratio':>6} {'at 16':>6} {'seconds':>8}")  # fmt: skip
     try:
         for name, case in CASES.items():
             for replicas, watched in (([first], [seen[0], seen[2]]), ([first, second], seen)):
@@ -201,7 +204,7 @@ async def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 rows.append(row)
                 print(f"{name:18} {row['replicas']:8} {row['queried']:11,} {row['hit']:11,} {row['allowed']:11,}"
                       f" {row['hit_of_allowed']:11.1%} {row['prm_computed']:12,} {row['prm_unique']:9,}"
-                      f" {row['prm_ratio']:6.3f} {row['seconds']:8.1f}", flush=True)  # fmt: skip
+                      f" {row['prm_ratio']:6.3f} {row['prm_ratio_at_16']:6.3f} {row['seconds']:8.1f}", flush=True)  # fmt: skip
     finally:
         for backend in (first, second, scorer):
             await backend.close()
