@@ -166,6 +166,13 @@ def test_an_aborted_job_comes_back_early_with_what_was_sampled(loop: asyncio.Run
             assert len(ids) < len(whole(chain, 0)) and ids == whole(chain, 0)[: len(ids)]
 
 
+def test_more_prompts_than_fit_a_batch_wait_for_the_next(loop: asyncio.Runner, proposer: Any) -> None:
+    """A seeded prompt that was cut into chunks killed the engine of a CPU."""
+    long = [job(f"{k} " + "7 8 9 " * 70, n=2) for k in range(16)]
+    replies = loop.run(proposer.propose(long))
+    assert all(len(chains) == 2 for chains in replies) and not proposer.dead
+
+
 def test_what_the_engine_refuses_is_refused_for_good(loop: asyncio.Runner, proposer: Any) -> None:
     hot, good = loop.run(proposer.propose([job(sampling=Sampling(9.0)), job()]))
     assert isinstance(hot, RequestError) and "temperature" in str(hot) and len(good) == 4

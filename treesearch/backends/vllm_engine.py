@@ -95,20 +95,22 @@ def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: 
     from vllm.platforms import current_platform
 
     cpu = current_platform.is_cpu()
+    # a seeded request whose prompt is cut into chunks kills a CPU engine (0.32.0: "CPU Generator does not use offset")
+    chunks = not (cpu and runner == "generate")
     known = AsyncEngineArgs.__dataclass_fields__
     given: dict[str, Any] = {
         "model": name,
         "revision": spec.revision,
         "dtype": spec.dtype or ("float32" if cpu else "auto"),
         "max_num_seqs": spec.max_num_seqs,
-        "max_num_batched_tokens": max(spec.max_num_batched_tokens, spec.max_num_seqs),
+        "max_num_batched_tokens": max(spec.max_num_batched_tokens, spec.max_num_seqs, 0 if chunks else context),
         "max_model_len": context,
         "gpu_memory_utilization": spec.gpu_memory_utilization or share,
         "tensor_parallel_size": spec.tensor_parallel_size,
         "block_size": spec.block_size or (CPU_BLOCK if cpu else None),
         "enforce_eager": cpu if spec.enforce_eager is None else spec.enforce_eager,  # on a CPU compiling gains nothing
         "enable_prefix_caching": True,
-        "enable_chunked_prefill": True,
+        "enable_chunked_prefill": chunks,
         "scheduling_policy": "priority",
         "generation_config": "vllm",  # sampling is what the job says, never what a model's folder adds
         "disable_log_stats": True,
