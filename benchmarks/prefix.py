@@ -64,6 +64,7 @@ class Watched:
     """An engine's counters, and its requests as they were sent and answered."""
 
     counters: Counters = field(default_factory=Counters)
+    noting: bool = True  # whether events are kept, which takes memory
     events: list[tuple[float, tuple[int, ...], bool]] = field(default_factory=list)  # time, ids, whether it is a reply
     trace: list[tuple[tuple[int, ...], int]] = field(default_factory=list)  # ids, tokens sampled after them
 
@@ -103,9 +104,11 @@ def start(build: Any, watched: Watched) -> Any:
 
 def _noting(call: Any, watched: Watched) -> Any:
     async def noted(ids: Sequence[int], *given: Any) -> Any:
-        watched.events.append((time.monotonic(), tuple(ids), False))
+        if watched.noting:
+            watched.events.append((time.monotonic(), tuple(ids), False))
         reply = await call(ids, *given)
-        watched.events.append((time.monotonic(), (*ids, *reply.ids), True))
+        if watched.noting:
+            watched.events.append((time.monotonic(), (*ids, *reply.ids), True))
         watched.trace.append((tuple(ids), len(reply.ids)))
         return reply
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,8 @@ from treesearch.tasks.base import Prompt
 from treesearch.tasks.plain import Plain
 from treesearch.types import Problem
 
-MAIN, SEARCH, REPLAY, PLAIN = 240.0, 90.0, 60.0, 60.0  # seconds each part may take; starts of engines come on top
+TOTAL = 590  # seconds; whatever is under way then, engines that start included, ends
+MAIN, WARM, SEARCH, REPLAY, PLAIN = 240.0, 15.0, 75.0, 45.0, 45.0  # seconds each part may take
 
 
 def main_job(out: Path, limit: int | None) -> dict[str, Any]:
@@ -112,27 +114,37 @@ async def within(seconds: float, work: Coroutine[Any, Any, None]) -> bool:
 async def throughput(shape: str, problems: int, folder: Path) -> list[dict[str, Any]]:
     """Tokens per second of search, replay and plain generation with random-weight models."""
     task, limits = Plain(separator="☃"), Limits(step_tokens=STEP, path_tokens=10 * STEP * DEPTH, depth=DEPTH)
-    own, other = Watched(), Watched()
+    own, other = Watched(noting=False), Watched(noting=False)
     given = {"max_model_len": 2048}
     causal, prm = str(make(folder / "proposer", shape, "causal")), str(make(folder / "prm", shape, "prm"))
     proposer = start(lambda: VLLM(causal, **given).build(task, ASKED, limits), own)
     scorer = start(lambda: VLLMPRM(prm, **given).build(task, Prompt()), other)
     try:
-        await plain("warm-up", proposer, [(tuple(range(PROMPT)), STEP)] * 8, PLAIN)
+        await plain("warm-up", proposer, [(tuple(range(PROMPT)), STEP)] * 8, WARM)
         own.reset()
-        rows = [await search(proposer, scorer, shape, problems)]
+        rows = [shown(await search(proposer, scorer, shape, problems))]
         work = list(own.trace)
-        rows.append(await plain("replay", proposer, work, REPLAY))
+        rows.append(shown(await plain("replay", proposer, work, REPLAY)))
         chains = max(1, sum(tokens for _, tokens in work) // (STEP * DEPTH))
         prompts = [tuple(range(k % 500, k % 500 + PROMPT)) for k in range(chains)]
-        rows.append(await plain("plain", proposer, [(ids, STEP * DEPTH) for ids in prompts], PLAIN))
+        rows.append(shown(await plain("plain", proposer, [(ids, STEP * DEPTH) for ids in prompts], PLAIN)))
     finally:
         await proposer.close()
         await scorer.close()
-    for row in rows:
-        row["tokens_per_second"] = round(row["tokens"] / row["seconds"], 1)
-        row["seconds"] = round(row["seconds"], 1)
     return rows
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its rate, printed at once: what comes after it may take too long."""
+    row["tokens_per_second"] = round(row["tokens"] / row["seconds"], 1)
+    row["seconds"] = round(row["seconds"], 1)
+    print(f"{row['part']:8} {row['tokens']:10,} tokens {row['seconds']:7.1f} s {row['tokens_per_second']:10,.0f} tokens/s"
+          f"{'   CUT' if row['cut'] else ''}", flush=True)  # fmt: skip
+    return row
+
+
+def late(*_: Any) -> None:
+    raise SystemExit(f"not done after {TOTAL} s: the lines above are what was measured")
 
 
 def device(allow_cpu: bool) -> str:
@@ -155,19 +167,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     name, version = device(args.allow_cpu), vllm_engine.installed()
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(TOTAL)
     shape, problems = ("tiny", 2) if args.tiny else (args.shape, args.problems)
     print(f"{name}, vLLM {version}, random weights of shape {shape}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         job = main_job(Path(folder) / "main", 10 if args.tiny else None)
         print("main job", json.dumps(job), flush=True)
         rows = asyncio.run(throughput(shape, problems, Path(folder)))
-    rate = rows[0]["tokens_per_second"]
-    for row in rows:
-        row["search_of_this"] = round(rate / row["tokens_per_second"], 3) if row["tokens_per_second"] else None
-        print(f"{row['part']:8} {row['tokens']:10,} tokens {row['seconds']:7.1f} s {row['tokens_per_second']:10,.0f} tokens/s"
-              f"   search / this {row['search_of_this']}{'   CUT' if row['cut'] else ''}")  # fmt: skip
+    rates = {row["part"]: row["tokens_per_second"] for row in rows}
+    shares = {part: round(rates["search"] / rate, 3) if rate else None for part, rate in rates.items()}
+    print(f"search / replay {shares['replay']}, search / plain {shares['plain']}")
     if args.out:
-        args.out.write_text(json.dumps({"device": name, "vllm": version, "main": job, "rows": rows}, indent=2) + "\n")
+        args.out.write_text(
+            json.dumps({"device": name, "vllm": version, "main": job, "rows": rows, "search_of": shares}, indent=2)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":
