@@ -18,6 +18,7 @@ OTHERS = {
     "actors/dashboard.json": "the Grafana dashboard of the metrics",
     "actors/rayjob.yaml": "a run on Kubernetes, as a KubeRay RayJob",
     "cluster.yaml": "what `ray up` reads",
+    "constraints-vllm-cpu.txt": "the tested set of packages with vLLM on CPUs",
     "constraints.txt": "the tested set of packages for CPUs",
     "pyproject.toml": "the package, its extras, and the settings of ruff, mypy and pytest",
     "tests/": "mirrors the above",

@@ -44,8 +44,8 @@ def test_step_scores_equal_a_direct_computation(prm: Any) -> None:
     text = (
         "4 5 6 10\n6 + 4 = 10 (left: 5 10 10)<extra_0>10 + 10 = 20 (left: 5 20)<extra_0>20 + 5 = 25 (left: 25)<extra_0>"
     )
-    ids = prm.tokenizer(text)["input_ids"]
-    at = [k for k, i in enumerate(ids) if i == prm.tokenizer.convert_tokens_to_ids("<extra_0>")]
+    ids = prm.reader.tokenizer(text)["input_ids"]
+    at = [k for k, i in enumerate(ids) if i == prm.reader.tokenizer.convert_tokens_to_ids("<extra_0>")]
     with torch.inference_mode():
         direct = prm.model(torch.tensor([ids])).softmax(-1)[0, at, 1].tolist()
     assert scored.scores[0] == pytest.approx(direct[1:], abs=1e-5)
@@ -89,8 +89,8 @@ def test_nan_scores_are_an_error_value(tmp_path: Path) -> None:
 
 def test_the_qwen_family_reads_a_chat(tmp_path: Path) -> None:
     scorer = TransformersPRM(str(save(tmp_path, "prm", chat=True))).build(TASK, Prompt())
-    assert scorer.form is FORMATS["qwen2.5-math-prm"]
-    prefix = scorer.form.prefix("2 + 2?", scorer.chat)
+    assert scorer.reader.form is FORMATS["qwen2.5-math-prm"]
+    prefix = scorer.reader.form.prefix("2 + 2?", scorer.reader.chat)
     assert prefix.startswith("<|im_start|>system\nPlease reason step by step") and prefix.endswith("assistant\n")
 
 
@@ -98,7 +98,7 @@ def test_the_qwen_family_reads_a_chat(tmp_path: Path) -> None:
 def test_a_token_classification_model_is_read_at_the_line_end(tmp_path: Path, labels: int) -> None:
     scorer = TransformersPRM(str(save(tmp_path, "token", num_labels=labels))).build(TASK, Prompt())
     (scored,) = ask(scorer, [(job(), CHAINS[:1])])
-    ids = scorer.tokenizer("4 5 6 10\n10 + 10 = 20 (left: 5 20)\n")["input_ids"]
+    ids = scorer.reader.tokenizer("4 5 6 10\n10 + 10 = 20 (left: 5 20)\n")["input_ids"]
     with torch.inference_mode():
         logits = scorer.model(torch.tensor([ids])).logits[0, -1]
     expected = logits.sigmoid()[0] if labels == 1 else logits.softmax(-1)[1]
@@ -110,7 +110,7 @@ def test_an_outcome_model_gives_one_value_a_chain(tmp_path: Path, labels: int) -
     scorer = TransformersORM(str(save(tmp_path, "sequence", num_labels=labels))).build(TASK, Prompt())
     (scored,) = ask(scorer, [(job(path=PATH), CHAINS)])
     assert [len(row) for row in scored.scores] == [1, 1, 1]
-    ids = torch.tensor([scorer.tokenizer("4 5 6 10\n" + PATH[0].text + CHAINS[1][0].text)["input_ids"]])
+    ids = torch.tensor([scorer.reader.tokenizer("4 5 6 10\n" + PATH[0].text + CHAINS[1][0].text)["input_ids"]])
     with torch.inference_mode():
         logits = scorer.model(ids).logits[0]
     expected = logits[0] if labels == 1 else logits.softmax(-1)[1]

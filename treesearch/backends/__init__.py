@@ -12,13 +12,15 @@ from treesearch.backends.recorded import Recorded, RecordedOutcome, RecordedScor
 from treesearch.backends.reward import TransformersORM, TransformersPRM
 from treesearch.backends.simulated import Simulated, SimulatedOutcome, SimulatedScorer
 from treesearch.backends.transformers import Transformers
+from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM
 
-__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "Bundled", "BundledPRM", "Legal", "NoModel", "Oracle", "OracleOutcome",
-           "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated", "SimulatedOutcome", "SimulatedScorer",
-           "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
+__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "VLLM", "VLLMORM", "VLLMPRM", "Bundled", "BundledPRM", "Legal", "NoModel",
+           "Oracle", "OracleOutcome", "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated", "SimulatedOutcome",
+           "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
 
 PROPOSERS: dict[str, Any] = {
     "bundled": Bundled,
+    "vllm": VLLM,
     "transformers": Transformers,
     "recorded": Recorded,
     "simulated": Simulated,
@@ -26,6 +28,7 @@ PROPOSERS: dict[str, Any] = {
 }
 SCORERS: dict[str, Any] = {
     "bundled": BundledPRM,
+    "vllm": VLLMPRM,
     "transformers": TransformersPRM,
     "recorded": RecordedScorer,
     "simulated": SimulatedScorer,
@@ -34,6 +37,7 @@ SCORERS: dict[str, Any] = {
 }
 OUTCOMES: dict[str, Any] = {
     "none": NoModel,
+    "vllm": VLLMORM,
     "transformers": TransformersORM,
     "recorded": RecordedOutcome,
     "simulated": SimulatedOutcome,

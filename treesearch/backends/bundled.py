@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from treesearch.backends.base import Limits
-from treesearch.backends.reward import StepScorer, TransformersPRM
+from treesearch.backends.base import Limits, Scorer
+from treesearch.backends.reward import TransformersPRM
 from treesearch.backends.transformers import Transformers, TransformersProposer
 from treesearch.tasks.base import Prompt, Task
 
@@ -29,5 +29,5 @@ class BundledPRM:
     max_batch: int = 256
     label: ClassVar[str | None] = None
 
-    def build(self, task: Task, prompt: Prompt) -> StepScorer:
+    def build(self, task: Task, prompt: Prompt) -> Scorer:
         return TransformersPRM(model="bundled", max_batch=self.max_batch).build(task, prompt)

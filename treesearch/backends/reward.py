@@ -1,21 +1,20 @@
 """Reward models through transformers: PRMs that score steps, outcome models that score whole chains. Know no tree.
 
-Steps are tokenised one by one with the scorer's own tokenizer, so the ids of a path are a prefix of the ids of its
-continuations. All that waits is scored in one right-padded batch; equal texts are computed once.
+All that waits is scored in one right-padded batch; equal texts are computed once. What a model reads: backends.reading.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from treesearch.backends.base import Scored
 from treesearch.backends.batcher import Batcher
-from treesearch.backends.formats import FORMATS, Format, recognise
-from treesearch.backends.transformers import chat_of, load
-from treesearch.errors import ConfigError, RequestError
+from treesearch.backends.causal import context_of
+from treesearch.backends.formats import FORMATS, check_family, form_of
+from treesearch.backends.reading import ChainReader, Ids, Reader, StepReader, outcome, probability, unusable
+from treesearch.backends.transformers import load
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job
 
@@ -38,16 +37,18 @@ class TransformersPRM:
     label: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
-        if self.family is not None and self.family not in FORMATS:
-            raise ConfigError(f"scorer.family = {self.family!r}: unknown; known: {', '.join(FORMATS)}")
+        check_family(self.family)
 
-    def build(self, task: Task, prompt: Prompt) -> StepScorer:
+    def build(self, task: Task, prompt: Prompt) -> StepScorer | LabelScorer:
         """Load the model. Raises ConfigError if it cannot be loaded or is no PRM."""
-        model, tokenizer = load(self, _load_prm, "prm")
+        from transformers import AutoModelForCausalLM
+
+        speaks = self.family is not None and FORMATS[self.family].labels is not None
+        model, tokenizer = load(self, AutoModelForCausalLM.from_pretrained if speaks else _load_prm, "prm")
         architectures = list(model.config.architectures or [type(model).__name__])
-        has_chat = getattr(tokenizer, "chat_template", None) is not None
-        form = FORMATS[self.family] if self.family else recognise(architectures, has_chat)
-        return StepScorer(model, tokenizer, form, self.max_batch)
+        form = form_of(self.family, architectures, getattr(tokenizer, "chat_template", None) is not None)
+        reader = StepReader(tokenizer, context_of(model.config), form)
+        return (LabelScorer if speaks else StepScorer)(model, reader, self.max_batch)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class TransformersORM:
         """Load the model. Raises ConfigError if it cannot be loaded."""
         from transformers import AutoModelForSequenceClassification
 
-        return OutcomeScorer(*load(self, AutoModelForSequenceClassification.from_pretrained, "prm"), self.max_batch)
+        model, tokenizer = load(self, AutoModelForSequenceClassification.from_pretrained, "prm")
+        return OutcomeScorer(model, ChainReader(tokenizer, context_of(model.config)), self.max_batch)
 
 
 def _load_prm(name: str, **given: Any) -> Any:
@@ -83,15 +85,12 @@ def _load_prm(name: str, **given: Any) -> Any:
 
 
 class _Reward:
-    """What both kinds share: batching, limits, one forward for all different sequences."""
+    """What all kinds share: batching, limits, one forward for all different sequences."""
 
-    def __init__(self, model: Any, tokenizer: Any, max_batch: int) -> None:
-        self.model, self.tokenizer, self.most = model, tokenizer, max_batch
-        self.chat = chat_of(tokenizer)
+    def __init__(self, model: Any, reader: Reader, max_batch: int) -> None:
+        self.model, self.reader, self.most = model, reader, max_batch
         self.max_jobs = 2 * max_batch
-        self.context = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
         self._batcher: Batcher[Item, Scored] = Batcher(self._work, lambda item: len(item[1]), max_batch)
-        self._cache: dict[str, list[int]] = {}
 
     async def score(self, items: Sequence[Item]) -> list[Scored | Exception]:
         """One reply an item, as described in backends.base."""
@@ -100,20 +99,12 @@ class _Reward:
     async def close(self) -> None:
         await self._batcher.close()
 
-    def ids(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of a piece of text; equal pieces (steps repeat a lot) are tokenised once."""
-        if text not in self._cache:
-            if len(self._cache) > 100_000:
-                self._cache.clear()
-            self._cache[text] = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
-        return self._cache[text]
-
     def _work(self, batch: list[tuple[Item, Callable[[Scored | Exception], None]]]) -> None:
-        wanted: dict[tuple[int, ...], list[int]] = {}  # sequence -> positions whose value is read
-        asked: list[tuple[list[tuple[tuple[int, ...], list[int]]], Callable[[Scored | Exception], None], int]] = []
+        wanted: dict[Ids, list[int]] = {}  # sequence -> positions whose value is read
+        asked: list[tuple[list[tuple[Ids, list[int]]], Callable[[Scored | Exception], None], int]] = []
         for (job, chains), answer in batch:
             try:
-                sequences = [self._sequence(job, chain) for chain in chains]
+                sequences = [self.reader.read(job, chain) for chain in chains]
             except Exception as error:
                 answer(error)
                 continue
@@ -124,14 +115,13 @@ class _Reward:
         values = self._values(wanted)
         for sequences, answer, tokens in asked:
             scores = tuple(tuple(values[ids][p] for p in positions) for ids, positions in sequences)
-            bad = [v for row in scores for v in row if not math.isfinite(v)]
-            answer(RequestError(f"the reward model gave {bad[0]} as a score") if bad else Scored(scores, tokens))
+            answer(unusable(scores) or Scored(scores, tokens))
 
-    def _values(self, wanted: dict[tuple[int, ...], list[int]]) -> dict[tuple[int, ...], dict[int, float]]:
+    def _values(self, wanted: dict[Ids, list[int]]) -> dict[Ids, dict[int, float]]:
         """Run all sequences, longest first so that each batch pads little; value at each wanted position."""
         import torch
 
-        out: dict[tuple[int, ...], dict[int, float]] = {}
+        out: dict[Ids, dict[int, float]] = {}
         ordered = sorted(wanted, key=len, reverse=True)
         with torch.inference_mode():
             for start in range(0, len(ordered), self.most):
@@ -146,17 +136,6 @@ class _Reward:
                     out[sequence] = {p: next(read) for p in wanted[sequence]}
         return out
 
-    def _fits(self, ids: list[int]) -> tuple[int, ...]:
-        if len(ids) > self.context:
-            raise RequestError(
-                f"question and chain of {len(ids)} tokens do not fit the scorer's context of {self.context}"
-            )
-        return tuple(ids)
-
-    def _sequence(self, job: Job, chain: Chain) -> tuple[tuple[int, ...], list[int]]:
-        """Token ids of question and chain, and the positions whose values are the scores."""
-        raise NotImplementedError
-
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, rows: list[int], at: list[int]) -> torch.Tensor:
         """Values [len(rows)] read at (row, position)."""
         raise NotImplementedError
@@ -165,46 +144,31 @@ class _Reward:
 class StepScorer(_Reward):
     """P(right so far) after each new step: softmax over two classes (or a sigmoid of one) at the step's mark."""
 
-    def __init__(self, model: Any, tokenizer: Any, form: Format, max_batch: int) -> None:
-        super().__init__(model, tokenizer, max_batch)
-        self.form = form
-
-    def _sequence(self, job: Job, chain: Chain) -> tuple[tuple[int, ...], list[int]]:
-        ids = list(self.ids(self.form.prefix(job.problem.question, self.chat)))
-        positions = []
-        for k, step in enumerate((*job.path, *chain)):
-            ids += self.ids(self.form.step(step.text))
-            if k >= len(job.path):
-                positions.append(len(ids) - 1)
-        return self._fits(ids), positions
-
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, rows: list[int], at: list[int]) -> torch.Tensor:
         out = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return _probability((out if not hasattr(out, "logits") else out.logits)[rows, at].float())
+        return probability((out if not hasattr(out, "logits") else out.logits)[rows, at].float())
+
+
+class LabelScorer(_Reward):
+    """P(right so far) by a language model: softmax over its two labels as the token after the step's mark."""
+
+    def __init__(self, model: Any, reader: StepReader, max_batch: int) -> None:
+        super().__init__(model, reader, max_batch)
+        self.labels = list(reader.labels())
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, rows: list[int], at: list[int]) -> torch.Tensor:
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return probability(logits[rows, at][:, self.labels].float())
 
 
 class OutcomeScorer(_Reward):
     """The value of a whole chain, read at its last token: the raw logit of one class, or P(class 1) of two."""
 
-    def __init__(self, model: Any, tokenizer: Any, max_batch: int) -> None:
-        super().__init__(model, tokenizer, max_batch)
+    def __init__(self, model: Any, reader: Reader, max_batch: int) -> None:
+        super().__init__(model, reader, max_batch)
         if model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer.pad_token_id
-
-    def _sequence(self, job: Job, chain: Chain) -> tuple[tuple[int, ...], list[int]]:
-        text = "".join(step.text for step in (*job.path, *chain))
-        before = (
-            self.chat([{"role": "user", "content": job.problem.question}]) if self.chat else job.problem.question + "\n"
-        )
-        ids = self._fits(self.ids(before) + self.ids(text))
-        return ids, [len(ids) - 1]
+            model.config.pad_token_id = reader.tokenizer.pad_token_id
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, rows: list[int], at: list[int]) -> torch.Tensor:
         body = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        logits = self.model.score(body[rows, at]).float()
-        return logits[:, 0] if logits.shape[-1] == 1 else _probability(logits)
-
-
-def _probability(logits: torch.Tensor) -> torch.Tensor:
-    """P(class 1): softmax of two logits, sigmoid of one."""
-    return logits.sigmoid()[..., 0] if logits.shape[-1] == 1 else logits.softmax(-1)[..., 1]
+        return outcome(self.model.score(body[rows, at]).float())

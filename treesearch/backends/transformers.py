@@ -16,11 +16,9 @@ import numpy as np
 
 from treesearch.backends.base import Limits
 from treesearch.backends.batcher import Batcher
-from treesearch.backends.steps import Splitter, vocabulary
-from treesearch.errors import ConfigError, RequestError
-from treesearch.tasks import prompts
+from treesearch.backends.causal import CausalProposer, Start, context_of, ends_of, location, unloadable
 from treesearch.tasks.base import Prompt, Task
-from treesearch.types import Chain, Job, Step, chain_seed
+from treesearch.types import Chain, Job, chain_seed
 
 if TYPE_CHECKING:
     import torch
@@ -55,11 +53,9 @@ def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
-    from treesearch.models import folder
-
     logging.disable_progress_bar()  # it would write into ours
 
-    name = str(folder(bundled)) if spec.model == "bundled" else spec.model
+    name = location(spec.model, bundled)
     device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu":  # proposer and scorer run side by side: with a thread per core each, they would fight
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
@@ -70,31 +66,15 @@ def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[
         kind = getattr(torch, dtype, dtype) if dtype != "auto" else "auto"
         model = from_pretrained(name, dtype=kind, **given)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model {spec.model!r} cannot be loaded: {error}") from error
+        raise unloadable(spec.model, error) from error
     return model.eval().to(device), tokenizer
 
 
-def chat_of(tokenizer: Any, **given: Any) -> prompts.Chat | None:
-    """The model's chat template, ending where the assistant begins; None if it has none."""
-    if getattr(tokenizer, "chat_template", None) is None:
-        return None
-
-    def chat(messages: list[dict[str, str]]) -> str:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given)
-        return text
-
-    return chat
-
-
 @dataclass(slots=True)
-class Request:
+class Request(Start):
     """One job under way: where its chains go, and what has come back."""
 
-    job: Job
     answer: Callable[[Chains | Exception], None]
-    prefix: list[int]
-    room: int  # tokens that fit after the prefix
-    used: int  # tokens of the path
     chains: dict[int, Chain] = field(default_factory=dict)
 
     def done(self, i: int, chain: Chain) -> None:
@@ -103,23 +83,19 @@ class Request:
             self.answer(tuple(self.chains[i] for i in sorted(self.chains)))
 
 
-class TransformersProposer:
+class TransformersProposer(CausalProposer):
     """Samples chains; each with uniform numbers of its own (Philox keyed by the chain's seed), whatever batch it is in."""
 
     def __init__(
         self, spec: Transformers, model: Any, tokenizer: Any, task: Task, prompt: Prompt, limits: Limits
     ) -> None:
-        self.model, self.tokenizer, self.task, self.prompt = model, tokenizer, task, prompt
-        self.limits = limits
+        super().__init__(
+            tokenizer, task, prompt, limits, context=context_of(model.config),
+            size=int(model.get_input_embeddings().num_embeddings), ends=ends_of(tokenizer, model.generation_config),
+            chat_template_kwargs=spec.chat_template_kwargs,
+        )  # fmt: skip
+        self.model = model
         self.max_jobs = max(1, spec.max_batch // 2)  # a job asks for several chains: enough for the next batch to wait
-        self.context = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
-        chat_ends = {tokenizer.eos_token_id} | set(_list(getattr(model.generation_config, "eos_token_id", None)))
-        size = int(model.get_input_embeddings().num_embeddings)
-        texts = vocabulary(lambda ids: tokenizer.decode(ids), min(size, len(tokenizer)))
-        texts += [""] * (size - len(texts))
-        self.splitter = Splitter(texts, task.separator, [e for e in chat_ends if e is not None], limits)
-        self.chat = chat_of(tokenizer, **spec.chat_template_kwargs)
-        self._prompts: dict[str, list[int]] = {}
         self._batcher: Batcher[Job, Chains] = Batcher(self._work, lambda job: job.n or 1, spec.max_batch)
 
     async def propose(self, jobs: Sequence[Job]) -> list[Chains | Exception]:
@@ -129,49 +105,18 @@ class TransformersProposer:
     async def close(self) -> None:
         await self._batcher.close()
 
-    def prompt_ids(self, question: str) -> list[int]:
-        """Token ids before the first step; tokenised once a question. A chat template brings its own special tokens."""
-        if question not in self._prompts:
-            text = prompts.build(self.task, self.prompt, question, self.chat)
-            special = self.prompt.style != "chat"
-            self._prompts[question] = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
-        return self._prompts[question]
-
     # One batch, in the worker thread
 
     def _work(self, batch: list[tuple[Job, Callable[[Chains | Exception], None]]]) -> None:
         requests = []
         for job, answer in batch:
             try:
-                requests.append(self._request(job, answer))
+                start = self.start(job)
+                requests.append(Request(start.job, start.prefix, start.room, start.used, answer))
             except Exception as error:
                 answer(error)
         if requests:
             _Decoding(self, requests).run()
-
-    def _request(self, job: Job, answer: Callable[[Chains | Exception], None]) -> Request:
-        if job.n is None:
-            raise RequestError("a language model cannot list all continuations; set the search's branch to a number")
-        if job.until == "revision":
-            raise RequestError("this proposer does not revise finished answers yet; use a search with unit: step")
-        prefix = self.prompt_ids(job.problem.question) + [i for step in job.path for i in step.ids]
-        if not prefix:
-            raise RequestError("the prompt is empty: a model needs at least one token; ask a question")
-        room = self.context - len(prefix)
-        if room < 1:
-            raise RequestError(f"prompt and path of {len(prefix)} tokens do not fit the context of {self.context}")
-        return Request(job, answer, prefix, room, sum(step.tokens or 0 for step in job.path))
-
-    def chain(self, request: Request, ids: list[int], logprobs: list[float]) -> Chain:
-        """The steps of the sampled ids."""
-        steps, at = [], 0
-        job = request.job
-        for piece in self.splitter.split(ids, request.used, len(job.path), request.room):
-            logprob = float(sum(logprobs[at : at + piece.tokens]))
-            at += piece.tokens
-            text = self.tokenizer.decode(list(piece.ids))
-            steps.append(Step(text, piece.ids, piece.tokens, logprob, finish=piece.finish))
-        return tuple(steps)
 
 
 class _Decoding:
@@ -316,7 +261,3 @@ def _nucleus(torch: Any, probabilities: torch.Tensor, top_p: torch.Tensor) -> to
     ordered, index = probabilities.sort(-1, descending=True)
     ordered[ordered.cumsum(-1) - ordered >= top_p[:, None]] = 0
     return torch.zeros_like(probabilities).scatter(-1, index, ordered)
-
-
-def _list(value: Any) -> list[int]:
-    return value if isinstance(value, list) else [] if value is None else [value]

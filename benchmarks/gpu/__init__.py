@@ -1,0 +1,1 @@
+"""Benchmarks that need a GPU; each can be rehearsed on a CPU."""

@@ -1,0 +1,107 @@
+"""What a reward model is given to read, as token ids, and where its verdicts stand. Knows no model and no batch.
+
+Steps are tokenised one by one with the scorer's own tokenizer, so the ids of a path are a prefix of the ids of its
+continuations: what was computed for a path serves all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from treesearch.backends.causal import chat_of
+from treesearch.backends.formats import Format
+from treesearch.errors import ConfigError, RequestError
+from treesearch.types import Chain, Job
+
+if TYPE_CHECKING:
+    import torch
+
+Ids = tuple[int, ...]
+MOST_TEXTS = 100_000  # pieces of text whose ids are kept
+
+
+class Reader:
+    """Question and chain -> (token ids, positions whose values are the scores). `context`: tokens the model can read."""
+
+    def __init__(self, tokenizer: Any, context: int) -> None:
+        self.tokenizer, self.context, self.chat = tokenizer, context, chat_of(tokenizer)
+        self._cache: dict[str, list[int]] = {}
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a piece of text; equal pieces (steps repeat a lot) are tokenised once."""
+        if text not in self._cache:
+            if len(self._cache) > MOST_TEXTS:
+                self._cache.clear()
+            self._cache[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._cache[text]
+
+    def read(self, job: Job, chain: Chain) -> tuple[Ids, list[int]]:
+        """Raises RequestError if it is too long for the model."""
+        raise NotImplementedError
+
+    def _fits(self, ids: list[int]) -> Ids:
+        if len(ids) > self.context:
+            raise RequestError(
+                f"question and chain of {len(ids)} tokens do not fit the scorer's context of {self.context}"
+            )
+        return tuple(ids)
+
+
+class StepReader(Reader):
+    """Each step in the form of its PRM family; a value is read at the mark of each new step."""
+
+    def __init__(self, tokenizer: Any, context: int, form: Format) -> None:
+        super().__init__(tokenizer, context)
+        self.form = form
+
+    def read(self, job: Job, chain: Chain) -> tuple[Ids, list[int]]:
+        """One position for each step of `chain`, which follows the job's path."""
+        ids = list(self.ids(self.form.prefix(job.problem.question, self.chat)))
+        positions = []
+        for k, step in enumerate((*job.path, *chain)):
+            ids += self.ids(self.form.step(step.text, first=k == 0))
+            if k >= len(job.path):
+                positions.append(len(ids) - 1)
+        return self._fits(ids), positions
+
+    def labels(self) -> tuple[int, int]:
+        """Token ids of (wrong, right) in a family of language models. Raises ConfigError if one is no single token."""
+        assert self.form.labels is not None
+        found = []
+        for text in reversed(self.form.labels):
+            ids = [i for i in self.ids(text) if self.tokenizer.decode([i]).strip()]  # some tokenizers put a space first
+            if len(ids) != 1:
+                raise ConfigError(
+                    f"scorer.family {self.form.name}: its label {text!r} is {len(ids)} tokens to this model, must be one; "
+                    "use a model of this family"
+                )
+            found.append(ids[0])
+        return found[0], found[1]
+
+
+class ChainReader(Reader):
+    """A whole chain as the answer to its question; its one value is read at the last token."""
+
+    def read(self, job: Job, chain: Chain) -> tuple[Ids, list[int]]:
+        text = "".join(step.text for step in (*job.path, *chain))
+        before = (
+            self.chat([{"role": "user", "content": job.problem.question}]) if self.chat else job.problem.question + "\n"
+        )
+        ids = self._fits(self.ids(before) + self.ids(text))
+        return ids, [len(ids) - 1]
+
+
+def probability(logits: torch.Tensor) -> torch.Tensor:
+    """P(class 1) [...] of logits [..., classes]: softmax of two, sigmoid of one."""
+    return logits.sigmoid()[..., 0] if logits.shape[-1] == 1 else logits.softmax(-1)[..., 1]
+
+
+def outcome(logits: torch.Tensor) -> torch.Tensor:
+    """Value [...] of a whole chain by logits [..., classes]: the raw logit of one class, P(class 1) of two."""
+    return logits[..., 0] if logits.shape[-1] == 1 else probability(logits)
+
+
+def unusable(scores: tuple[tuple[float, ...], ...]) -> RequestError | None:
+    """The error that is the reply where a score is no finite number."""
+    bad = [v for row in scores for v in row if not -float("inf") < v < float("inf")]
+    return RequestError(f"the reward model gave {bad[0]} as a score") if bad else None

@@ -1,0 +1,391 @@
+"""Any model on vLLM: proposer, PRM and outcome model. Knows no tree and no task but its separator.
+
+vLLM batches by itself, so nothing is batched here: a chain is a request with a seed of its own, a new step is a request
+that computes only what its path's cache does not hold. Token ids in, token ids out; the splitter and the texts are ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, ClassVar
+
+from treesearch.backends import vllm_engine
+from treesearch.backends.base import Limits, Scored
+from treesearch.backends.causal import UNBOUNDED, CausalProposer, Start, context_of, ends_of, location, unloadable
+from treesearch.backends.formats import check_family, form_of
+from treesearch.backends.reading import ChainReader, Ids, Reader, StepReader, outcome, probability, unusable
+from treesearch.backends.steps import Splitter
+from treesearch.backends.vllm_engine import EngineSpec, Reply, Runner, VLLMEngine
+from treesearch.errors import ConfigError, RequestError
+from treesearch.tasks.base import Prompt, Task
+from treesearch.types import Chain, Job, Step, chain_seed
+
+Chains = tuple[Chain, ...]
+Item = tuple[Job, tuple[Chain, ...]]
+SEEDS = (1 << 63) - 1  # vLLM keeps a seed in 63 bits
+MOST_KEPT = 200_000  # values a scorer keeps, some 100 bytes each
+PROPOSER_SHARE, SCORER_SHARE = 0.6, 0.3  # of one GPU's memory, so that both fit; a cluster sets it for each replica
+
+
+@dataclass(frozen=True)
+class VLLM(EngineSpec):
+    """Proposer `vllm`: a hub name, a local folder, or `bundled`.
+
+    `max_num_seqs` chains run at once. What is null: `max_model_len` as the model's config says, 0.6 of a GPU's memory,
+    vLLM's own block size (32 on a CPU), compiled (on a CPU not), fp32 on a CPU and the model's own dtype elsewhere.
+    """
+
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    label: ClassVar[str | None] = None
+
+    def build(self, task: Task, prompt: Prompt, limits: Limits) -> VLLMProposer:
+        """Start an engine. Raises ConfigError if vLLM is missing or cannot run the model."""
+        model = describe(self, "proposer")
+        engine = start(self, model, "generate", PROPOSER_SHARE)
+        return VLLMProposer(self, engine, model, task, prompt, limits)
+
+
+@dataclass(frozen=True)
+class VLLMPRM(EngineSpec):
+    """Scorer `vllm`: a PRM by hub name, local folder, or `bundled`. `family` null: recognised by its config."""
+
+    family: str | None = None
+    label: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_family(self.family)
+
+    def build(self, task: Task, prompt: Prompt) -> VLLMScorer:
+        """Start an engine. Raises ConfigError if vLLM is missing, or the model is no PRM or cannot be run."""
+        model = describe(self, "prm")
+        has_chat = getattr(model.tokenizer, "chat_template", None) is not None
+        form = form_of(self.family, list(model.config.architectures or []), has_chat)
+        reader = StepReader(model.tokenizer, model.context, form)
+        if form.labels is None:
+            return StepScorer(self, start(self, model, "pooling", SCORER_SHARE, rows=True), reader)
+        labels = reader.labels()
+        if not vllm_engine.can_sample("logprob_token_ids"):
+            raise ConfigError(
+                f"scorer.family {form.name}: this vLLM cannot give the log-probabilities of chosen tokens; "
+                "use a newer one, or scorer.type transformers"
+            )
+        return LabelScorer(self, start(self, model, "generate", SCORER_SHARE), reader, labels)
+
+
+@dataclass(frozen=True)
+class VLLMORM(EngineSpec):
+    """Outcome model `vllm`: a sequence-classification model; its one logit, or P(class 1) of two."""
+
+    label: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model == "bundled":
+            raise ConfigError(
+                "outcome.model: must be set; no outcome model is bundled (outcome.type bundled is the PRM)"
+            )
+
+    def build(self, task: Task, prompt: Prompt) -> VLLMScorer:
+        """Start an engine. Raises ConfigError if vLLM is missing or cannot run the model."""
+        model = describe(self, "prm")
+        return ChainScorer(
+            self, start(self, model, "pooling", SCORER_SHARE), ChainReader(model.tokenizer, model.context)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is known of a model before an engine loads it."""
+
+    name: str
+    tokenizer: Any
+    config: Any
+    ends: list[int]
+    context: int
+
+
+def describe(spec: EngineSpec, bundled: str) -> Model:
+    """Read a model's config and tokenizer. Raises ConfigError if vLLM is missing or there is no such model."""
+    vllm_engine.installed()
+    vllm_engine.quiet()
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    name = location(spec.model, bundled)
+    given: dict[str, Any] = {"revision": spec.revision}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **given)
+        config = AutoConfig.from_pretrained(name, **given).get_text_config()
+    except (OSError, ValueError) as error:
+        raise unloadable(spec.model, error) from error
+    try:
+        generation = GenerationConfig.from_pretrained(name, **given)
+    except OSError:  # a model need not have one
+        generation = GenerationConfig.from_model_config(config)
+    context = spec.max_model_len or context_of(config)
+    if context == UNBOUNDED:
+        raise ConfigError(f"model {spec.model!r}: its config names no longest context; set max_model_len")
+    return Model(name, tokenizer, config, ends_of(tokenizer, generation), context)
+
+
+def start(spec: EngineSpec, model: Model, runner: Runner, share: float, rows: bool = False) -> VLLMEngine:
+    """An engine of this model; `rows` asks a pooling one for every token's logits."""
+    arguments = vllm_engine.configure(runner, spec, model.name, model.context, share, rows)
+    return VLLMEngine(arguments, vllm_engine.STAT_LOGGERS)
+
+
+def stops(splitter: Splitter, separator: str) -> tuple[list[int], list[str]]:
+    """(token ids, strings) that end a step: exact ids where one token completes the separator, else its text too."""
+    ids = sorted({*ends(splitter), *(k for k, holds in enumerate(splitter.holds) if holds)})
+    return ids, [separator] if any(splitter.opens) and any(splitter.closes) else []
+
+
+def ends(splitter: Splitter) -> list[int]:
+    """Token ids that end a text and that the model can say: vLLM refuses others."""
+    return sorted(i for i in splitter.end_ids if i < len(splitter.holds))
+
+
+class VLLMProposer(CausalProposer):
+    """Samples chains, each an engine request of its own, seeded by `chain_seed` as everywhere."""
+
+    def __init__(
+        self, spec: VLLM, engine: VLLMEngine, model: Model, task: Task, prompt: Prompt, limits: Limits
+    ) -> None:
+        super().__init__(
+            model.tokenizer, task, prompt, limits, context=model.context, size=int(model.config.vocab_size),
+            ends=model.ends, chat_template_kwargs=spec.chat_template_kwargs,
+        )  # fmt: skip
+        self.engine = engine
+        self.max_jobs = max(1, spec.max_num_seqs // 2)  # a job asks for several chains: enough for some to wait
+        self._stops = stops(self.splitter, task.separator)
+        self._running: dict[str, set[str]] = {}  # job -> its requests
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine's process died: every further reply is its error."""
+        return self.engine.dead
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens of all prompts, and how many of them the prefix cache held."""
+        return self.engine.usage
+
+    async def propose(self, jobs: Sequence[Job]) -> list[Chains | Exception]:
+        """One reply a job, as described in backends.base."""
+        return await asyncio.gather(*(self._job(job) for job in jobs))
+
+    def abort(self, job_ids: Iterable[str]) -> None:
+        """Nobody wants these any more: their replies come early, with the chains as far as they were sampled."""
+        self.engine.abort([name for job_id in job_ids for name in self._running.get(job_id, ())])
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+    async def _job(self, job: Job) -> Chains | Exception:
+        try:
+            begin = self.start(job)
+        except Exception as error:
+            return error
+        numbers = range(job.first, job.first + (job.n or 0))
+        try:
+            replies = await asyncio.gather(*(self._sample(begin, i) for i in numbers), return_exceptions=True)
+        finally:
+            self._running.pop(job.id, None)
+        chains: list[Chain] = []
+        for reply in replies:
+            if isinstance(reply, Exception):
+                return reply
+            if isinstance(reply, BaseException):
+                raise reply
+            chains.append(self._chain(begin, reply))
+        if not any(step.tokens for chain in chains for step in chain):
+            return RequestError("aborted")
+        return tuple(chains)
+
+    async def _sample(self, begin: Start, i: int) -> Reply:
+        job = begin.job
+        name = self.engine.name(f"{job.id}#{i}")
+        self._running.setdefault(job.id, set()).add(name)
+        return await self.engine.generate(begin.prefix, self.params(begin, i), name, job.priority)
+
+    def params(self, begin: Start, i: int) -> Any:
+        """How chain i of a job is drawn and where it ends."""
+        job, limits = begin.job, self.limits
+        one = job.until == "step"
+        ids, strings = self._stops if one else (ends(self.splitter), [])
+        steps = 1 if one else limits.depth - len(job.path)
+        most = min(steps * limits.step_tokens, limits.path_tokens - begin.used, begin.room)
+        return vllm_engine.sampling(
+            temperature=job.sampling.temperature_of(i),
+            top_p=job.sampling.top_p,
+            seed=chain_seed(job.seed, i) & SEEDS,
+            max_tokens=max(1, most),
+            stop_token_ids=ids,
+            stop=strings or None,
+            include_stop_str_in_output=True,
+            detokenize=bool(strings),
+            logprobs=0 if job.logprobs else None,  # of the sampled token alone
+            flat_logprobs=job.logprobs,
+        )
+
+    def _chain(self, begin: Start, reply: Reply) -> Chain:
+        """The steps of a reply; an aborted chain may end in mid-step, or hold one step of no token."""
+        chain = self.chain(begin, reply.ids, reply.logprobs)
+        if not chain:
+            return (Step("", (), 0),)
+        return chain[:1] if begin.job.until == "step" else chain
+
+
+class VLLMScorer:
+    """What all reward models here share. A value, once given, stays: it is kept by the ids it was read after, and equal
+    sequences in flight are computed once. An item's failure is its own."""
+
+    def __init__(self, spec: EngineSpec, engine: VLLMEngine, reader: Reader) -> None:
+        self.engine, self.reader = engine, reader
+        self.max_jobs = spec.max_num_seqs
+        self._flying: dict[Ids, asyncio.Task[Reply]] = {}
+        self._kept: dict[bytes, float] = {}
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine's process died: every further reply is its error."""
+        return self.engine.dead
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens of all prompts, and how many of them the prefix cache held."""
+        return self.engine.usage
+
+    async def score(self, items: Sequence[Item]) -> list[Scored | Exception]:
+        """One reply an item, as described in backends.base. `Scored.tokens`: computed, cache hits excluded."""
+        return await asyncio.gather(*(self._item(job, chains) for job, chains in items))
+
+    async def close(self) -> None:
+        for task in self._flying.values():
+            task.cancel()
+        await self.engine.close()
+
+    async def _item(self, job: Job, chains: Chains) -> Scored | Exception:
+        try:
+            asked = [self.reader.read(job, chain) for chain in chains]
+        except Exception as error:
+            return error
+        replies = await asyncio.gather(*(self._values(job, *given) for given in asked), return_exceptions=True)
+        scores, tokens = [], 0
+        for reply in replies:
+            if isinstance(reply, Exception):
+                return reply
+            if isinstance(reply, BaseException):
+                raise reply
+            scores.append(tuple(reply[0]))
+            tokens += reply[1]
+        return unusable(tuple(scores)) or Scored(tuple(scores), tokens)
+
+    async def _values(self, job: Job, ids: Ids, positions: list[int]) -> tuple[list[float], int]:
+        """The value at each position, and the tokens computed for them."""
+        keys = dict(zip(positions, digests(ids, positions), strict=True))
+        values = {p: self._kept[key] for p, key in keys.items() if key in self._kept}
+        new = [p for p in positions if p not in values]
+        if not new:
+            return [values[p] for p in positions], 0
+        found, tokens = await self._read(job, ids[: new[-1] + 1], new)
+        if len(self._kept) > MOST_KEPT:
+            self._kept.clear()
+        self._kept |= {keys[p]: value for p, value in found.items() if math.isfinite(value)}
+        values |= found
+        return [values[p] for p in positions], tokens
+
+    async def _once(self, job: Job, ids: Ids) -> tuple[Reply, int]:
+        """The engine's reply to these ids, and the tokens computed for this asker: none if another had asked already."""
+        task = self._flying.get(ids)
+        if task is not None:
+            return await asyncio.shield(task), 0
+        task = self._flying[ids] = asyncio.create_task(self._ask(job, ids))
+        task.add_done_callback(lambda _: self._flying.pop(ids, None))
+        reply = await asyncio.shield(task)
+        return reply, len(ids) - reply.cached
+
+    async def _read(self, job: Job, ids: Ids, positions: list[int]) -> tuple[dict[int, float], int]:
+        """The value at each position, of which the last is the end of `ids`, and the tokens computed for them."""
+        raise NotImplementedError
+
+    async def _ask(self, job: Job, ids: Ids) -> Reply:
+        """One request to the engine."""
+        raise NotImplementedError
+
+
+def digests(ids: Ids, positions: list[int]) -> Iterator[bytes]:
+    """A key of the ids up to and with each position."""
+    h, start = blake2b(digest_size=16), 0
+    for p in positions:
+        h.update(array("q", ids[start : p + 1]).tobytes())
+        start = p + 1
+        yield h.digest()
+
+
+class StepScorer(VLLMScorer):
+    """P(right so far) after each new step, from the rows of a token-classification engine that reads its prefix cache.
+
+    Rows come back for computed tokens only, the last ones of a sequence. A mark that fell into the cached part is asked
+    for with the sequence cut there: the last token is never cached.
+    """
+
+    async def _read(self, job: Job, ids: Ids, positions: list[int]) -> tuple[dict[int, float], int]:
+        reply, tokens = await self._once(job, ids)
+        first = first_row(len(ids), len(reply.rows), reply.cached)
+        values = {p: float(probability(reply.rows[p - len(ids)])) for p in positions if p >= first}
+        missing = [p for p in positions if p < first]
+        for p, (cut, more) in zip(
+            missing, await asyncio.gather(*(self._once(job, ids[: p + 1]) for p in missing)), strict=True
+        ):
+            values[p] = float(probability(cut.rows[-1]))
+            tokens += more
+        return values, tokens
+
+    async def _ask(self, job: Job, ids: Ids) -> Reply:
+        name = self.engine.name(f"{job.id}#score")
+        return await self.engine.encode(ids, vllm_engine.pooling("token_classify"), name, job.priority)
+
+
+def first_row(length: int, rows: int, cached: int) -> int:
+    """Position of the first token of a sequence whose row can be trusted; rows are counted from the end."""
+    return length - min(rows, length - cached)
+
+
+class LabelScorer(VLLMScorer):
+    """P(right so far) by a language model: one token after each new step's mark, softmax over its two labels."""
+
+    def __init__(self, spec: EngineSpec, engine: VLLMEngine, reader: StepReader, labels: tuple[int, int]) -> None:
+        super().__init__(spec, engine, reader)
+        self.labels = labels  # token ids of (wrong, right)
+
+    async def _read(self, job: Job, ids: Ids, positions: list[int]) -> tuple[dict[int, float], int]:
+        replies = await asyncio.gather(*(self._once(job, ids[: p + 1]) for p in positions))
+        wrong, right = self.labels
+        values = [1 / (1 + math.exp(min(700.0, r.labels[wrong] - r.labels[right]))) for r, _ in replies]
+        return dict(zip(positions, values, strict=True)), sum(tokens for _, tokens in replies)
+
+    async def _ask(self, job: Job, ids: Ids) -> Reply:
+        params = vllm_engine.sampling(
+            temperature=0.0, max_tokens=1, detokenize=False, logprob_token_ids=sorted(self.labels)
+        )
+        return await self.engine.generate(ids, params, self.engine.name(f"{job.id}#score"), job.priority)
+
+
+class ChainScorer(VLLMScorer):
+    """The value of a whole chain: the raw logit of one class, or P(class 1) of two."""
+
+    async def _read(self, job: Job, ids: Ids, positions: list[int]) -> tuple[dict[int, float], int]:
+        reply, tokens = await self._once(job, ids)
+        rows = reply.rows
+        return {positions[-1]: float(outcome(rows if rows.ndim == 1 else rows[-1]))}, tokens
+
+    async def _ask(self, job: Job, ids: Ids) -> Reply:
+        task = "classify" if "classify" in await self.engine.tasks() else "token_classify"
+        name = self.engine.name(f"{job.id}#outcome")
+        return await self.engine.encode(ids, vllm_engine.pooling(task), name, job.priority)
