@@ -12,7 +12,7 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy treesearch
+	$(BIN)/mypy treesearch actors
 	$(PYTEST)
 
 # rewrite the file tree of the README from the files that are there
