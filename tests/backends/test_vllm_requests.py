@@ -326,16 +326,20 @@ def test_a_missing_vllm_is_said_with_what_to_install(monkeypatch: pytest.MonkeyP
         VLLM().build(GAME, Prompt(), LIMITS)
 
 
-def test_a_version_that_was_not_tested_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_engine, "version", lambda package: "0.29.1")
-    with pytest.warns(UserWarning, match=r"vLLM 0\.29\.1 was not tested"):
+@pytest.mark.parametrize(("found", "told"), [
+    ("0.29.1+cpu", r"vLLM 0\.29\.1\+cpu was not tested with treesearch on CPUs"),
+    ("0.32.0", r"vLLM 0\.32\.0 was not tested with treesearch on GPUs"),
+])  # fmt: skip
+def test_what_was_not_tested_says_so(monkeypatch: pytest.MonkeyPatch, found: str, told: str) -> None:
+    monkeypatch.setattr(vllm_engine, "version", lambda package: found)
+    with pytest.warns(UserWarning, match=told):
         vllm_engine.installed()
 
 
 def test_a_model_that_is_missing_or_no_prm_is_refused_before_an_engine_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(vllm_engine, "version", lambda package: "0.32.0")
+    monkeypatch.setattr(vllm_engine, "version", lambda package: "0.32.0+cpu")
     monkeypatch.setattr(vllm_engine, "quiet", lambda: None)
     with pytest.raises(ConfigError, match="model '/no/such' cannot be loaded"):
         VLLM("/no/such").build(GAME, Prompt(), LIMITS)

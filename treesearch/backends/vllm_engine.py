@@ -75,17 +75,16 @@ def installed() -> str:
             found = version(package)
         except PackageNotFoundError:
             continue
-        _warn(found)
+        _warn(found, cpu="cpu" in package or "cpu" in found)
         return found
     raise ConfigError("type vllm: vLLM is not installed; use `pip install treesearch[vllm]`, or type transformers")
 
 
-def _warn(found: str) -> None:
-    if not found.startswith(tuple(f"{tested}." for tested in TESTED)):
-        warnings.warn(
-            f"vLLM {found} was not tested with treesearch (tested: {', '.join(TESTED)}; meant: {MEANT[0]} to {MEANT[1]})",
-            stacklevel=3,
-        )
+def _warn(found: str, cpu: bool) -> None:
+    if not (cpu and found.startswith(tuple(f"{tested}." for tested in TESTED))):
+        tested = f"tested: {', '.join(TESTED)} on CPUs; meant: {MEANT[0]} to {MEANT[1]}"
+        where = "CPUs" if cpu else "GPUs"
+        warnings.warn(f"vLLM {found} was not tested with treesearch on {where} ({tested})", stacklevel=3)
 
 
 def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: float, rows: bool = False) -> Any:
@@ -117,6 +116,8 @@ def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: 
         "use_tqdm_on_load": False,
         "seed": 0,
     }
+    if cpu:  # proposer and scorer run side by side: with a thread per core each, they would fight
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     if cpu and spec.gpu_memory_utilization is None and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
         given["kv_cache_memory_bytes"] = CPU_CACHE
     if runner == "pooling":
