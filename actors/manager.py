@@ -35,8 +35,11 @@ from treesearch.types import Problem
 from treesearch.wire import seal, unseal
 
 PREFETCH = 32  # problems waiting here, so that none of the replicas waits for the driver
-POLL_GAP, POLL_BEAT = 0.05, 0.5  # seconds: no answer sooner, one at the latest
-LINE_GAP, MOST_GAP = 0.01, 0.05  # seconds between two calls, a line: about 100 calls a second for all few lines
+POLL_GAP, POLL_BEAT = 0.1, 0.5  # seconds: no answer sooner, one at the latest
+LINE_GAP, MOST_GAP = (
+    0.0125,
+    0.05,
+)  # seconds between two calls, for each line there is: 80 a second on few lines together
 
 
 class Ledger:
@@ -175,7 +178,7 @@ class TreeManager:
 
     def _gap(self) -> float:
         linger = self.config.cluster.linger
-        return min(MOST_GAP, LINE_GAP * len(self.links)) if linger is None else linger
+        return min(MOST_GAP, LINE_GAP * len(self.links) * self.managers) if linger is None else linger
 
     # The driver
 

@@ -75,12 +75,13 @@ def main() -> None:
         problems = Path(folder) / "set.jsonl"
         lines = (json.dumps({"id": f"p{k}", "question": f"q{k}", "answer": "1"}) for k in range(args.problems))
         problems.write_text("\n".join(lines))
-        for pace in (None, args.paced):
+        for pace in (None, args.paced) if args.paced else (None,):
             for count in counts:
                 # by Little's law: jobs in flight / latency = rate
                 live = 32
                 latency, more = (0.0, ()) if pace is None else (8 * live / pace, (f"engine.trees={live}",))
-                given = config(problems, count, latency, f"cluster.managers={args.managers}", *more)
+                few = "limit=200" if pace else f"limit={args.problems}"
+                given = config(problems, count, latency, few, f"cluster.managers={args.managers}", *more)
                 row = asyncio.run(measured(given, Path(folder) / f"run-{pace}-{count}"))
                 rows.append({"replicas": count, "pace": pace, **row})
                 shown = "-" if pace is None else f"{pace:,.0f}"

@@ -28,19 +28,21 @@ class Dispatch:
         self._suspects: deque[str] = deque()  # they wait for any replica
         self._born = 0
         self._count = 0  # jobs in queues
+        self._slack = 0  # free credits of all replicas
 
     # Replicas
 
     def join(self, replica: int, credits: int) -> None:
         """A replica is ready for jobs; trees that had none to wait for get one."""
         self.credits[replica] = self.free[replica] = credits
+        self._slack += credits
         self._queues[replica] = _Queue()
         self._rehome(NOWHERE)
 
     def leave(self, replica: int) -> None:
         """A replica is gone; what waited for it waits for another. What ran on it is its owner's to ask again."""
         if self.credits.pop(replica, None) is not None:
-            del self.free[replica]
+            self._slack -= self.free.pop(replica)
             self._rehome(replica)
             del self._queues[replica]
 
@@ -68,10 +70,10 @@ class Dispatch:
 
     def take(self) -> list[tuple[int, str]]:
         """(replica, job id) of all that can be sent now."""
-        if not self._count and not self._suspects:
+        if not self._slack or not (self._count or self._suspects):
             return []
-        sent = list(self._alone())
-        while self._count:
+        sent = list(self._alone()) if self._suspects else []
+        while self._count and self._slack:
             for replica, queue in self._queues.items():
                 while self.free.get(replica) and queue:
                     self._count -= 1
@@ -84,6 +86,7 @@ class Dispatch:
         """The job left its replica, with whatever result."""
         if replica in self.free:
             self.free[replica] += 1
+            self._slack += 1
         if self.suspect.get(replica) == job_id:
             del self.suspect[replica]
 
@@ -96,7 +99,7 @@ class Dispatch:
         return len(self._suspects) + self._count
 
     def running(self) -> int:
-        return sum(self.credits.values()) - sum(self.free.values())
+        return sum(self.credits.values()) - self._slack
 
     def _place(self, tree: str) -> int:
         """The tree's home; a new tree is at home where the load is least."""
@@ -140,6 +143,7 @@ class Dispatch:
 
     def _sent(self, replica: int, job_id: str) -> tuple[int, str]:
         self.free[replica] -= 1
+        self._slack -= 1
         return replica, job_id
 
 

@@ -245,7 +245,7 @@ class Manager:
         seed = digest(self.seed, live.problem.id, path)
         job = Job(f"{live.problem.id}/{seq}", live.problem, live.tree.path(wish.leaf), first, wish.n, wish.until, sampling,
                   seed, wish.score, wish.proposer, wish.leaf, live.age, self.logprobs)  # fmt: skip
-        live.outstanding[seq] = (job, wish.leaf, digest(repr(wish), repr(sampling), path, first))
+        live.outstanding[seq] = (job, wish.leaf, _wish_digest(wish, sampling, path, first))
         return job
 
     def _digest(self, live: Live, node: int) -> int:
@@ -267,6 +267,12 @@ class Manager:
         live.ready.clear()
         out.jobs.clear()
         out.ended = True
+
+
+def _wish_digest(wish: Expand, sampling: Sampling, path: int, first: int) -> int:
+    """What a journalled reply must answer: all of the wish, and the path and chains it is about."""
+    how = (wish.n, wish.until, wish.proposer, wish.score, sampling.temperature, sampling.top_p)
+    return digest(repr((wish.leaf, path, first, how)))
 
 
 def add(a: int | None, b: int | None) -> int | None:

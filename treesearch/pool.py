@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +116,7 @@ class Pool:
         """The reply or the exception that is its reply; the slot is free again afterwards."""
         self._running[item_id] = number
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout) if self.timeout is not None else nullcontext():
                 (reply,) = await self.replicas[number].call([item])
         except Exception as error:  # a backend that raises for the whole call fails each of its items
             return error

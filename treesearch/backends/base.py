@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from treesearch.types import Chain, Job
 
@@ -60,6 +60,9 @@ class LastScore:
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.max_jobs = scorer, scorer.max_jobs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.scorer, name)  # what it counted, whether its engine died
 
     async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:
         return [_last(reply) for reply in await self.scorer.score(items)]
