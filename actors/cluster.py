@@ -12,6 +12,7 @@ import itertools
 import logging
 import math
 import os
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from treesearch.tasks.base import Task
 from treesearch.types import Problem
 from treesearch.wire import problem_row, seal, unseal
 
+LONG = 600.0  # seconds after which a death is not one of a row
 PATIENCE = 30.0  # seconds for a replica to find its resources before the user is told what it waits for
 Say = Callable[[str], None]
 
@@ -156,34 +158,44 @@ class Cluster:
     # Replicas
 
     async def _keep(self, bundle: Bundle, slot: Slot, lock: asyncio.Lock) -> None:
-        """Keep one slot filled: start a replica, wait for its death, start another, up to the limit."""
-        group = self._group(bundle)
-        restarts = self.config.cluster.restarts
-        for life in range(restarts + 1):
-            epoch = next(self._epochs)
-            actor: Any = None
-            try:
-                async with lock:
-                    actor = self._actor(slot, group).remote(
-                        self.config.resolved(), slot.role, slot.number, epoch, slot.gpus or None
-                    )
-                    await self._ready(slot, epoch, actor)
-                await actor.stand.remote()
-            except asyncio.CancelledError:
-                _kill(actor)
-                raise
-            except RayTaskError as error:
-                if isinstance(error.cause, ConfigError):
-                    raise ConfigError(str(error.cause)) from None
-                reason, suspicious = f"cannot start: {cause(error.cause or error)}", False
-            except RayActorError as error:
-                reason, suspicious = cause(error), not node_died(error)
-            self._bury(slot, epoch, actor, reason, suspicious)
-            again = f"starting another ({life + 1} of {restarts})" if life < restarts else "giving it up"
+        """Keep one slot filled: start a replica, wait for its end, start another, up to the limit of deaths in a row.
+
+        A lost machine is no fault of the replica's and not counted; one that lived long starts anew with no deaths.
+        """
+        group, limit, deaths = self._group(bundle), self.config.cluster.restarts, 0
+        while deaths <= limit:
+            born = time.monotonic()
+            reason, suspicious = await self._live(slot, group, lock)
+            deaths = deaths if time.monotonic() - born < LONG else 0
+            deaths += suspicious
+            again = f"starting another ({deaths} of {limit})" if deaths <= limit else "giving it up"
             self.say(f"{slot.name} died ({reason}); {again}")
         self._open[slot.role] -= 1
         if not self._open[slot.role]:
-            raise RunError(f"no {slot.role} is left: each died {restarts + 1} times, the last one: {reason}")
+            raise RunError(f"no {slot.role} is left: {slot.name} died {deaths} times, the last time: {reason}")
+
+    async def _live(self, slot: Slot, group: PlacementGroup | None, lock: asyncio.Lock) -> tuple[str, bool]:
+        """One life of a replica; returns why it ended, and whether that was its own fault. Raises ConfigError."""
+        epoch, actor = next(self._epochs), None
+        try:
+            async with lock:
+                actor = self._actor(slot, group).remote(
+                    self.config.resolved(), slot.role, slot.number, epoch, slot.gpus or None
+                )
+                await self._ready(slot, epoch, actor)
+            await actor.stand.remote()
+            raise AssertionError("a replica's call that never returns has returned")
+        except RayTaskError as error:
+            if isinstance(error.cause, ConfigError):
+                raise ConfigError(str(error.cause)) from None
+            reason, own = f"cannot start: {cause(error.cause or error)}", True
+        except RayActorError as error:
+            reason, own = cause(error), not node_died(error)
+        finally:
+            _kill(actor)
+        if self.lives.pop(epoch, None) is not None:
+            self._tell(slot, epoch, reason, own)
+        return reason, own
 
     def _actor(self, slot: Slot, group: PlacementGroup | None) -> Any:
         cls = Proposer if slot.role == "proposer" else Scorer
@@ -221,19 +233,17 @@ class Cluster:
     async def _join(self, manager: _Manager, epoch: int, life: _Life) -> None:
         await manager.handle.join.remote(life.slot.role, epoch, life.handle, life.credits)
 
-    def _bury(self, slot: Slot, epoch: int, actor: Any, reason: str, suspicious: bool) -> None:
-        if self.lives.pop(epoch, None) is not None:
-            for manager in self.managers.values():
-                manager.handle.leave.remote(slot.role, epoch, reason, suspicious)
-        _kill(actor)
+    def _tell(self, slot: Slot, epoch: int, reason: str, suspicious: bool) -> None:
+        """Let all managers know that a replica is gone."""
+        for manager in self.managers.values():
+            manager.handle.leave.remote(slot.role, epoch, reason, suspicious)
 
     def _lost(self, epoch: int, reason: str) -> None:
         """A manager gave this replica up: end it for certain, even if it is only frozen or cut off."""
         life = self.lives.pop(epoch, None)
         if life is not None:
             self.say(f"{life.slot.name} is lost ({reason}); its jobs go elsewhere")
-            for manager in self.managers.values():
-                manager.handle.leave.remote(life.slot.role, epoch, reason, True)
+            self._tell(life.slot, epoch, reason, True)
             _kill(life.handle)
             if life.host == os.uname().nodename:
                 _kill_process(life.pid)
@@ -253,6 +263,8 @@ class Cluster:
                 return
             except RayActorError as error:
                 reason = cause(error)
+            except TimeoutError:
+                reason = f"no word for {self.config.cluster.silence:g} s"
             finally:
                 _kill(handle)
             self._todo.extendleft(reversed(manager.held.values()))
@@ -267,7 +279,10 @@ class Cluster:
         while self._left:
             problems = [await self._handed(manager, problem) for problem in self._next(want)]
             self._calls += 1
-            reply = unseal(await manager.handle.poll.remote(seal([committed, problems])))
+            answer = asyncio.wait_for(
+                manager.handle.poll.remote(seal([committed, problems])), self.config.cluster.silence
+            )
+            reply = unseal(await answer)
             batch, rows, lines, want, manager.stats, lost, error = reply
             if rows:
                 async with self._writing:

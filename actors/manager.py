@@ -9,6 +9,7 @@ write; its problems are searched on by another from the journal.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -181,6 +182,9 @@ class TreeManager:
         return min(MOST_GAP, LINE_GAP * len(self.links) * self.managers) if linger is None else linger
 
     # The driver
+
+    async def pid(self) -> int:
+        return os.getpid()
 
     async def poll(self, frame: bytes) -> bytes:
         """Take problems and acknowledgements; give what there is to tell, within half a second."""

@@ -3,8 +3,8 @@
     python -m benchmarks.cluster [--replicas 1,2,4,8] [--problems 400] [--paced 1000]
 
 Managers, lines, replicas and the driver's journal are the real ones on a local Ray; the models are SIMULATED and answer
-at once (`linger` as users have it). `--paced R` also runs at R expansions a second, held there by the latency of the
-simulated proposer, where messages cannot be batched by pressure alone.
+at once (`linger` as users have it). `--paced R` also runs at about R expansions a second, held there by a delay in the
+proposer, where messages cannot be batched by pressure alone. Counted from when all replicas are ready.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from treesearch.run import run
 SEARCH = "search={type: mcts, simulations: 64, parallel: 8, branch: 4, rollouts: 0, widening: null}"
 
 
-def config(problems: Path, replicas: int, latency: float = 0.0, *more: str) -> Config:
-    """`replicas` proposers and as many scorers; `latency` of a proposal in seconds."""
+def config(problems: Path, replicas: int, delay: float = 0.0, *more: str) -> Config:
+    """`replicas` proposers and as many scorers; `delay` of a proposal in seconds."""
     return load(None, [
         f"problems={problems}", "task=plain", SEARCH, "scorer=benchmarks.overhead:NullScores",
-        f"proposer={{type: 'benchmarks.overhead:Null', delay: {latency}}}",
+        f"proposer={{type: 'benchmarks.overhead:Null', delay: {delay}}}",
         f"cluster={{proposers: {replicas}, scorers: {replicas}}}", *more,
     ])  # fmt: skip
 
 
 async def measured(config: Config, out: Path) -> dict[str, Any]:
-    """Rates of one run, from the first expansion to the last line: the start of processes is not counted."""
+    """Rates in the middle of one run: without the start of its processes, and without its end, when few trees are left."""
     from actors.cluster import Cluster
 
     found: dict[str, Cluster] = {}
@@ -48,10 +48,9 @@ async def measured(config: Config, out: Path) -> dict[str, Any]:
     samples: list[tuple[float, int, int]] = []
     while not work.done():
         await asyncio.sleep(0.1)
-        if "driver" in found and found["driver"].stats.expansions:
+        if "driver" in found and len(found["driver"].lives) == config.cluster.proposers + config.cluster.scorers:
             samples.append((time.monotonic(), found["driver"].stats.expansions, found["driver"].calls))
     await work
-    # the middle of the run: neither its start nor its end, when few trees are left
     (t0, e0, c0), (t1, e1, c1) = samples[len(samples) // 10], samples[-1 - len(samples) // 10]
     return {"expansions": e1 - e0, "seconds": t1 - t0, "rate": (e1 - e0) / (t1 - t0), "calls": (c1 - c0) / (e1 - e0)}
 
@@ -73,15 +72,17 @@ def main() -> None:
     print(f"{'replicas':>8} {'pace':>8} {'expansions/s':>12} {'us each':>8} {'Ray calls per expansion':>24}")
     with tempfile.TemporaryDirectory() as folder:
         problems = Path(folder) / "set.jsonl"
-        lines = (json.dumps({"id": f"p{k}", "question": f"q{k}", "answer": "1"}) for k in range(args.problems))
+        lines = (
+            json.dumps({"id": f"p{k}", "question": f"q{k}", "answer": "1"})
+            for k in range(args.problems + 250 * max(counts))
+        )
         problems.write_text("\n".join(lines))
         for pace in (None, args.paced) if args.paced else (None,):
             for count in counts:
-                # by Little's law: jobs in flight / latency = rate
-                live = 32
-                latency, more = (0.0, ()) if pace is None else (8 * live / pace, (f"engine.trees={live}",))
-                few = "limit=200" if pace else f"limit={args.problems}"
-                given = config(problems, count, latency, few, f"cluster.managers={args.managers}", *more)
+                delay, more = 0.0, [f"limit={args.problems + 250 * count}", f"cluster.managers={args.managers}"]
+                if pace:  # by Little's law: 8 jobs in flight a tree, half of their time under way between processes
+                    delay, more = 0.25, [f"engine.trees={round(pace / 8 / 2)}", "limit=500", *more[1:]]
+                given = config(problems, count, delay, *more)
                 row = asyncio.run(measured(given, Path(folder) / f"run-{pace}-{count}"))
                 rows.append({"replicas": count, "pace": pace, **row})
                 shown = "-" if pace is None else f"{pace:,.0f}"

@@ -180,6 +180,17 @@ def test_a_killed_manager_goes_on_from_the_journal(nodes, asked, calm, tmp_path)
     assert watched.results == calm
 
 
+def test_a_frozen_manager_is_replaced(nodes, asked, calm, tmp_path):
+    def freeze(driver: Any) -> None:
+        import ray
+
+        os.kill(ray.get(driver.managers[0].handle.pid.remote()), signal.SIGSTOP)
+
+    watched = Watched(config(asked), tmp_path / "out", freeze)
+    assert any("manager 0 died (no word for 2 s)" in text for _, text in watched.said), watched.said
+    assert watched.results == calm
+
+
 def test_without_any_replica_left_the_run_ends_resumable(nodes, asked, calm, tmp_path):
     from treesearch.errors import RunError
 

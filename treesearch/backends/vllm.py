@@ -150,7 +150,23 @@ def ends(splitter: Splitter) -> list[int]:
     return sorted(i for i in splitter.end_ids if i < len(splitter.holds))
 
 
-class VLLMProposer(CausalProposer):
+class OnEngine:
+    """What a backend tells of its engine."""
+
+    engine: VLLMEngine
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine's process died: every further reply is its error."""
+        return self.engine.dead
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens of all prompts, and how many of them the prefix cache held."""
+        return self.engine.usage
+
+
+class VLLMProposer(CausalProposer, OnEngine):
     """Samples chains, each an engine request of its own, seeded by `chain_seed` as everywhere."""
 
     def __init__(
@@ -164,16 +180,6 @@ class VLLMProposer(CausalProposer):
         self.max_jobs = max(1, spec.max_num_seqs // 2)  # a job asks for several chains: enough for some to wait
         self._stops = stops(self.splitter, task.separator)
         self._running: dict[str, set[str]] = {}  # job -> its requests
-
-    @property
-    def dead(self) -> bool:
-        """Whether the engine's process died: every further reply is its error."""
-        return self.engine.dead
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Tokens of all prompts, and how many of them the prefix cache held."""
-        return self.engine.usage
 
     async def propose(self, jobs: Sequence[Job]) -> list[Chains | Exception]:
         """One reply a job, as described in backends.base."""
@@ -241,7 +247,7 @@ class VLLMProposer(CausalProposer):
         return chain[:1] if begin.job.until == "step" else chain
 
 
-class VLLMScorer:
+class VLLMScorer(OnEngine):
     """What all reward models here share. A value, once given, stays: it is kept by the ids it was read after, and equal
     sequences in flight are computed once. An item's failure is its own."""
 
@@ -250,16 +256,6 @@ class VLLMScorer:
         self.max_jobs = spec.max_num_seqs
         self._flying: dict[Ids, asyncio.Task[Reply]] = {}
         self._kept: dict[bytes, float] = {}
-
-    @property
-    def dead(self) -> bool:
-        """Whether the engine's process died: every further reply is its error."""
-        return self.engine.dead
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Tokens of all prompts, and how many of them the prefix cache held."""
-        return self.engine.usage
 
     async def score(self, items: Sequence[Item]) -> list[Scored | Exception]:
         """One reply an item, as described in backends.base. `Scored.tokens`: computed, cache hits excluded."""
