@@ -63,9 +63,12 @@ def test_scores_do_not_depend_on_batch_or_order(prm: Any) -> None:
 
 
 def test_equal_chains_are_computed_once(prm: Any) -> None:
-    once, twice = ask(prm, [(job(path=PATH), CHAINS[:2])])[0], ask(prm, [(job(path=PATH), CHAINS)])[0]
+    first, other = job("1 2 3 4", path=PATH), job("1 2 3 5", path=PATH)
+    once, twice = ask(prm, [(first, CHAINS[:2])])[0], ask(prm, [(other, CHAINS)])[0]
     assert once.tokens == twice.tokens > 0
     assert twice.scores[1] == twice.scores[2]
+    again = ask(prm, [(first, CHAINS)])[0]
+    assert again.tokens == 0 and again.scores[:2] == once.scores
 
 
 def test_a_mark_inside_a_step_does_not_add_a_score(prm: Any) -> None:

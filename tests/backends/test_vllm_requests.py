@@ -16,9 +16,9 @@ from tests.backends.models import job, save, steps
 from treesearch.backends import vllm, vllm_engine
 from treesearch.backends.base import Limits, Scored
 from treesearch.backends.formats import FORMATS
-from treesearch.backends.reading import ChainReader, StepReader
+from treesearch.backends.reading import ChainReader, StepReader, digests
 from treesearch.backends.steps import Splitter
-from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM, Model, digests, first_row, stops
+from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM, Model, first_row, stops
 from treesearch.backends.vllm_engine import Reply
 from treesearch.errors import ConfigError, RequestError
 from treesearch.models.train import make_tokenizer

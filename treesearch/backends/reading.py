@@ -6,6 +6,10 @@ continuations: what was computed for a path serves all of them.
 
 from __future__ import annotations
 
+import math
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from treesearch.backends.causal import chat_of
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 MOST_TEXTS = 100_000  # pieces of text whose ids are kept
+MOST_KEPT = 200_000  # values kept, some 100 bytes each
 
 
 class Reader:
@@ -89,6 +94,34 @@ class ChainReader(Reader):
         )
         ids = self._fits(self.ids(before) + self.ids(text))
         return ids, [len(ids) - 1]
+
+
+class Kept:
+    """Values by the ids they were read after. One, once given, stays, and what repeats (steps do a lot) costs nothing."""
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, float] = {}
+
+    def find(self, ids: Ids, positions: Sequence[int]) -> tuple[dict[int, float], dict[int, bytes]]:
+        """(known values by position, keys of the positions whose value is not known)"""
+        keys = dict(zip(positions, digests(ids, positions), strict=True))
+        known = {p: self._values[key] for p, key in keys.items() if key in self._values}
+        return known, {p: key for p, key in keys.items() if p not in known}
+
+    def keep(self, keys: Mapping[int, bytes], values: Mapping[int, float]) -> None:
+        """Values read at positions that `find` did not know."""
+        if len(self._values) > MOST_KEPT:
+            self._values.clear()
+        self._values |= {key: values[p] for p, key in keys.items() if math.isfinite(values[p])}
+
+
+def digests(ids: Ids, positions: Sequence[int]) -> Iterator[bytes]:
+    """A key of the ids up to and with each position."""
+    h, start = blake2b(digest_size=16), 0
+    for p in positions:
+        h.update(array("q", ids[start : p + 1]).tobytes())
+        start = p + 1
+        yield h.digest()
 
 
 def probability(logits: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from treesearch.backends.base import Scored
 from treesearch.backends.batcher import Batcher
 from treesearch.backends.causal import context_of
 from treesearch.backends.formats import FORMATS, check_family, form_of
-from treesearch.backends.reading import ChainReader, Ids, Reader, StepReader, outcome, probability, unusable
+from treesearch.backends.reading import ChainReader, Ids, Kept, Reader, StepReader, outcome, probability, unusable
 from treesearch.backends.transformers import load
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job
@@ -84,12 +84,28 @@ def _load_prm(name: str, **given: Any) -> Any:
     return AutoModelForTokenClassification.from_pretrained(name, **given)
 
 
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """Token ids, the positions whose values are asked for, values that are known, and keys of those that are not."""
+
+    ids: Ids
+    positions: list[int]
+    known: dict[int, float]
+    keys: dict[int, bytes]
+
+    @property
+    def cut(self) -> Ids:
+        """As far as must be read."""
+        return self.ids[: max(self.keys) + 1]
+
+
 class _Reward:
     """What all kinds share: batching, limits, one forward for all different sequences."""
 
     def __init__(self, model: Any, reader: Reader, max_batch: int) -> None:
         self.model, self.reader, self.most = model, reader, max_batch
         self.max_jobs = 2 * max_batch
+        self._kept = Kept()
         self._batcher: Batcher[Item, Scored] = Batcher(self._work, lambda item: len(item[1]), max_batch)
 
     async def score(self, items: Sequence[Item]) -> list[Scored | Exception]:
@@ -100,21 +116,30 @@ class _Reward:
         await self._batcher.close()
 
     def _work(self, batch: list[tuple[Item, Callable[[Scored | Exception], None]]]) -> None:
-        wanted: dict[Ids, list[int]] = {}  # sequence -> positions whose value is read
-        asked: list[tuple[list[tuple[Ids, list[int]]], Callable[[Scored | Exception], None], int]] = []
+        wanted: dict[Ids, list[int]] = {}  # sequence, up to its last unknown value -> positions whose value is read
+        asked: list[tuple[list[_Sequence], Callable[[Scored | Exception], None], int]] = []
         for (job, chains), answer in batch:
             try:
-                sequences = [self.reader.read(job, chain) for chain in chains]
+                sequences = [
+                    _Sequence(*read, *self._kept.find(*read))
+                    for chain in chains
+                    for read in [self.reader.read(job, chain)]
+                ]
             except Exception as error:
                 answer(error)
                 continue
-            new = {ids for ids, _ in sequences} - wanted.keys()
-            for ids, positions in sequences:
-                wanted[ids] = sorted({*wanted.get(ids, []), *positions})
-            asked.append((sequences, answer, sum(map(len, new))))
+            before = set(wanted)
+            for sequence in sequences:
+                if sequence.keys:
+                    wanted[sequence.cut] = sorted({*wanted.get(sequence.cut, []), *sequence.keys})
+            asked.append((sequences, answer, sum(map(len, wanted.keys() - before))))
         values = self._values(wanted)
         for sequences, answer, tokens in asked:
-            scores = tuple(tuple(values[ids][p] for p in positions) for ids, positions in sequences)
+            for sequence in sequences:
+                if sequence.keys:
+                    self._kept.keep(sequence.keys, values[sequence.cut])
+                    sequence.known.update(values[sequence.cut])
+            scores = tuple(tuple(sequence.known[p] for p in sequence.positions) for sequence in sequences)
             answer(unusable(scores) or Scored(scores, tokens))
 
     def _values(self, wanted: dict[Ids, list[int]]) -> dict[Ids, dict[int, float]]:

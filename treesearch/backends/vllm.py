@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any, ClassVar
 
 from treesearch.backends import vllm_engine
 from treesearch.backends.base import Limits, Scored
 from treesearch.backends.causal import UNBOUNDED, CausalProposer, Start, context_of, ends_of, location, unloadable
 from treesearch.backends.formats import check_family, form_of
-from treesearch.backends.reading import ChainReader, Ids, Reader, StepReader, outcome, probability, unusable
+from treesearch.backends.reading import ChainReader, Ids, Kept, Reader, StepReader, outcome, probability, unusable
 from treesearch.backends.steps import Splitter
 from treesearch.backends.vllm_engine import EngineSpec, Reply, Runner, VLLMEngine
 from treesearch.errors import ConfigError, RequestError
@@ -28,7 +26,6 @@ from treesearch.types import Chain, Job, Step, chain_seed
 Chains = tuple[Chain, ...]
 Item = tuple[Job, tuple[Chain, ...]]
 SEEDS = (1 << 63) - 1  # vLLM keeps a seed in 63 bits
-MOST_KEPT = 200_000  # values a scorer keeps, some 100 bytes each
 PROPOSER_SHARE, SCORER_SHARE = 0.6, 0.3  # of one GPU's memory, so that both fit; a cluster sets it for each replica
 
 
@@ -255,7 +252,7 @@ class VLLMScorer(OnEngine):
         self.engine, self.reader = engine, reader
         self.max_jobs = spec.max_num_seqs
         self._flying: dict[Ids, asyncio.Task[Reply]] = {}
-        self._kept: dict[bytes, float] = {}
+        self._kept = Kept()
 
     async def score(self, items: Sequence[Item]) -> list[Scored | Exception]:
         """One reply an item, as described in backends.base. `Scored.tokens`: computed, cache hits excluded."""
@@ -284,15 +281,11 @@ class VLLMScorer(OnEngine):
 
     async def _values(self, job: Job, ids: Ids, positions: list[int]) -> tuple[list[float], int]:
         """The value at each position, and the tokens computed for them."""
-        keys = dict(zip(positions, digests(ids, positions), strict=True))
-        values = {p: self._kept[key] for p, key in keys.items() if key in self._kept}
-        new = [p for p in positions if p not in values]
-        if not new:
+        values, keys = self._kept.find(ids, positions)
+        if not keys:
             return [values[p] for p in positions], 0
-        found, tokens = await self._read(job, ids[: new[-1] + 1], new)
-        if len(self._kept) > MOST_KEPT:
-            self._kept.clear()
-        self._kept |= {keys[p]: value for p, value in found.items() if math.isfinite(value)}
+        found, tokens = await self._read(job, ids[: max(keys) + 1], list(keys))
+        self._kept.keep(keys, found)
         values |= found
         return [values[p] for p in positions], tokens
 
@@ -313,15 +306,6 @@ class VLLMScorer(OnEngine):
     async def _ask(self, job: Job, ids: Ids) -> Reply:
         """One request to the engine."""
         raise NotImplementedError
-
-
-def digests(ids: Ids, positions: list[int]) -> Iterator[bytes]:
-    """A key of the ids up to and with each position."""
-    h, start = blake2b(digest_size=16), 0
-    for p in positions:
-        h.update(array("q", ids[start : p + 1]).tobytes())
-        start = p + 1
-        yield h.digest()
 
 
 class StepScorer(VLLMScorer):
