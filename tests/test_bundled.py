@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from treesearch import config as configs
+from treesearch import sweep
 from treesearch.backends.base import Limits
 from treesearch.backends.bundled import BundledPRM
 from treesearch.models import folder
 from treesearch.models import train as recipe
+from treesearch.progress import Progress
 from treesearch.run import run
 from treesearch.tasks.arithmetic import moves, reachable, solvable
 from treesearch.tasks.puzzles import PUZZLES, TEST_PUZZLES
@@ -150,3 +152,12 @@ def test_mcts_and_beam_solve_95_of_the_100_test_puzzles_and_greedy_does_not(tmp_
 
 def test_limits_are_the_config_defaults() -> None:
     assert configs.load(None).limits == Limits()
+
+
+def test_runs_that_share_models_count_all_of_their_own_work(tmp_path: Path) -> None:
+    """The PRM keeps the values it gave: within a run, not from one run of a sweep to the next."""
+    path = tmp_path / "sweep.yaml"
+    searches = "[{name: a, type: sample, n: 4}, {name: b, type: sample, n: 4}]"
+    path.write_text(f"base: {{limit: 3}}\nsearches: {searches}\n")
+    rows = asyncio.run(sweep.sweep(sweep.load(path), tmp_path / "out", lambda entry: Progress()))
+    assert rows[0]["tokens_scored"] == rows[1]["tokens_scored"] > 0

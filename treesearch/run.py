@@ -60,6 +60,12 @@ class Models:
         self._built.append((key, built))
         return [built] if built is not None else []
 
+    async def forget(self) -> None:
+        """Empty what the backends keep of earlier runs, so that each run counts all of its own work."""
+        for _, built in self._built:
+            if (forget := getattr(built, "forget", None)) is not None:
+                await forget()
+
     async def close(self) -> None:
         for _, built in self._built:
             if built is not None:
@@ -171,6 +177,7 @@ async def run(
             return finished
         if drive is None:
             engine(config, models, task)  # what cannot be built is said before a folder is made
+            await models.forget()
         store = Store.open(out / "run.db", digest(config))
         try:
             driver = drive(config, task, store) if drive else _Local(config, models, task, store)

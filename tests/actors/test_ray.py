@@ -165,8 +165,10 @@ def test_a_removed_node_loses_nothing_and_a_new_one_gets_work(nodes, asked, calm
     def add() -> None:
         nodes.add_node(num_cpus=1, resources={"room": 2})
 
-    slow = config(asked, "proposer.base_ms=200")  # its processes work on for a while: they must be seen to die
-    Watched(slow, tmp_path / "out", remove, mend=add).check(calm, "died")
+    slow = config(asked, "proposer.base_ms=300")  # its processes work on for a while: they must be seen to die
+    watched = Watched(slow, tmp_path / "out", remove, mend=add)
+    watched.check(calm, "died")
+    assert max(watched.driver.lives) > 4, "no replica came to life on the new node"
 
 
 def test_a_killed_manager_goes_on_from_the_journal(nodes, asked, calm, tmp_path):

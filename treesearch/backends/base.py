@@ -24,7 +24,8 @@ class Proposer(Protocol):
 
     A reply is the job's chains (unscored, `answer` unread) or an exception: RequestError for a job that must not be
     asked again, anything else for one that may. A proposer may also have `abort(job_ids)`: nobody wants these any more, and
-    their replies come early, with the chains as far as they were sampled.
+    their replies come early, with the chains as far as they were sampled. Any backend may have `async forget()`: a new run
+    begins that shall not profit from what is kept of earlier ones.
     """
 
     max_jobs: int  # jobs worth having in flight at once

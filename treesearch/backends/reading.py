@@ -114,6 +114,9 @@ class Kept:
             self._values.clear()
         self._values |= {key: values[p] for p, key in keys.items() if math.isfinite(values[p])}
 
+    def clear(self) -> None:
+        self._values.clear()
+
 
 def digests(ids: Ids, positions: Sequence[int]) -> Iterator[bytes]:
     """A key of the ids up to and with each position."""

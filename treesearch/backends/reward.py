@@ -112,6 +112,9 @@ class _Reward:
         """One reply an item, as described in backends.base."""
         return [await self._batcher.run(item) for item in items]
 
+    async def forget(self) -> None:
+        self._kept.clear()
+
     async def close(self) -> None:
         await self._batcher.close()
 

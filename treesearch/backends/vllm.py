@@ -186,6 +186,9 @@ class VLLMProposer(CausalProposer, OnEngine):
         """Nobody wants these any more: their replies come early, with the chains as far as they were sampled."""
         self.engine.abort([name for job_id in job_ids for name in self._running.get(job_id, ())])
 
+    async def forget(self) -> None:
+        await self.engine.forget()
+
     async def close(self) -> None:
         await self.engine.close()
 
@@ -257,6 +260,10 @@ class VLLMScorer(OnEngine):
     async def score(self, items: Sequence[Item]) -> list[Scored | Exception]:
         """One reply an item, as described in backends.base. `Scored.tokens`: computed, cache hits excluded."""
         return await asyncio.gather(*(self._item(job, chains) for job, chains in items))
+
+    async def forget(self) -> None:
+        self._kept.clear()
+        await self.engine.forget()
 
     async def close(self) -> None:
         for task in self._flying.values():

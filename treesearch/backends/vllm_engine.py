@@ -189,6 +189,11 @@ class VLLMEngine:
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
+    async def forget(self) -> None:
+        """Empty the prefix cache and the counters; nothing may run."""
+        await self.llm.reset_prefix_cache()
+        self.usage = {"prompt_tokens": 0, "cached_tokens": 0}
+
     async def close(self) -> None:
         """Ends the engine's process; after it nothing can be asked."""
         for task in self._background:
