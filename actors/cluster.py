@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.link import cause, node_died
 from actors.manager import TreeManager
@@ -254,7 +254,10 @@ class Cluster:
         """Keep one manager: start it, serve it, and start another if it dies, up to the limit."""
         for life in range(self.config.cluster.restarts + 1):
             name = f"manager-{number}-{life}"
-            actor = ray.remote(TreeManager).options(num_cpus=0, max_concurrency=1000, max_restarts=0)
+            where = _beside_driver() if number < (os.cpu_count() or 1) else "SPREAD"
+            actor = ray.remote(TreeManager).options(
+                num_cpus=0, max_concurrency=1000, max_restarts=0, scheduling_strategy=where
+            )
             handle = actor.remote(self.config.resolved(), name, self.config.cluster.managers)
             manager = self.managers[number] = _Manager(handle)
             try:
@@ -314,6 +317,11 @@ class Cluster:
 def _locked(bundles: Sequence[Bundle]) -> list[tuple[Bundle, Slot, asyncio.Lock]]:
     """Engines on one card start one after another: each measures what memory is free."""
     return [(bundle, slot, lock) for bundle in bundles for lock in [asyncio.Lock()] for slot in bundle.slots]
+
+
+def _beside_driver() -> NodeAffinitySchedulingStrategy:
+    """The driver's machine, which must live as long as the run: as many managers as it has cores are safest there."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 async def _awaited(ref: Any) -> Any:
