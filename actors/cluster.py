@@ -261,6 +261,7 @@ class Cluster:
             handle = actor.remote(self.config.resolved(), name, self.config.cluster.managers)
             manager = self.managers[number] = _Manager(handle)
             try:
+                await handle.pid.remote()  # until its process has started, silence means nothing
                 await asyncio.gather(*(self._join(manager, epoch, life) for epoch, life in list(self.lives.items())))
                 await self._serve(manager)
                 return

@@ -116,7 +116,7 @@ class Watched:
 
     def check(self, calm: dict[str, Any], part: str) -> None:
         """Something was lost and said, sent again within 3 s of being noticed, and the results are the same."""
-        noticed = min(when for when, text in self.said if part in text)
+        noticed = min(when for when, text in self.said if part in text and when >= 0)
         print(f"{part!r} noticed after {noticed:.2f} s, work sent again after {self.resent} s: {self.said}")
         assert self.resent is not None and self.resent - noticed < 3
         assert self.results == calm
