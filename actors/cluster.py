@@ -259,9 +259,10 @@ class Cluster:
                 num_cpus=0, max_concurrency=1000, max_restarts=0, scheduling_strategy=where
             )
             handle = actor.remote(self.config.resolved(), name, self.config.cluster.managers)
-            manager = self.managers[number] = _Manager(handle)
+            manager = _Manager(handle)
             try:
                 await handle.pid.remote()  # until its process has started, silence means nothing
+                self.managers[number] = manager  # from here on, replicas that become ready join it by themselves
                 await asyncio.gather(*(self._join(manager, epoch, life) for epoch, life in list(self.lives.items())))
                 await self._serve(manager)
                 return
@@ -272,7 +273,7 @@ class Cluster:
             finally:
                 _kill(handle)
             self._todo.extendleft(reversed(manager.held.values()))
-            del self.managers[number]
+            self.managers.pop(number, None)
             self._calls += manager.stats.get("calls", 0)
             self.say(f"manager {number} died ({reason}); its {len(manager.held)} problems go on from the journal")
         raise RunError(f"manager {number} died {self.config.cluster.restarts + 1} times, the last time: {reason}")

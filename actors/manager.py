@@ -140,7 +140,9 @@ class TreeManager:
     # Replicas
 
     async def join(self, role: str, epoch: int, handle: Any, credits: int) -> None:
-        """A replica is ready: give it work, within this manager's share of its credits."""
+        """A replica is ready: give it work, within this manager's share of its credits. Told twice, it joins once."""
+        if (role, epoch) in self.links:
+            return
         link = Link(
             handle.exchange.remote,
             client=self.name,

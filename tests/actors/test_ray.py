@@ -99,9 +99,8 @@ class Watched:
             if mend is not None and self.resent is not None:
                 mend()
                 mend = None
-            if self.resent is None and any(
-                m.stats.get("retries") for m in self.driver.managers.values() if self.driver
-            ):
+            managers = self.driver.managers.values() if self.driver is not None else ()
+            if self.resent is None and any(manager.stats.get("retries") for manager in managers):
                 self.resent = time.monotonic() - self.struck
         await work
 
