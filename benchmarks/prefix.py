@@ -159,8 +159,7 @@ async def measure(
     for watched in seen:
         watched.reset()
     for backend in (*proposers, scorer):
-        await backend.engine.llm.reset_prefix_cache()
-    scorer._kept.clear()
+        await backend.forget()
     search = SEARCHES[case["type"]](**{k: v for k, v in case.items() if k != "type"})
     checker, begun = Checker(), time.monotonic()
     engine = Engine(search, Plain(separator="☃"), proposers, [scorer], checker=checker)
