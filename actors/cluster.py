@@ -258,7 +258,7 @@ class Cluster:
             actor = ray.remote(TreeManager).options(
                 num_cpus=0, max_concurrency=1000, max_restarts=0, scheduling_strategy=where
             )
-            handle = actor.remote(self.config.resolved(), name, self.config.cluster.managers)
+            handle: Any = actor.remote(self.config.resolved(), name, self.config.cluster.managers)
             manager = _Manager(handle)
             try:
                 await handle.pid.remote()  # until its process has started, silence means nothing
