@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -132,7 +131,6 @@ class TreeManager:
         self.past_calls = 0  # of lines that are closed
         self.done = self.wasted = 0
         self.metrics: Metrics | None = None
-        self._told = 0.0
         self._bell = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._search: asyncio.Task[None] | None = None
@@ -226,10 +224,9 @@ class TreeManager:
         }
 
     def _measure(self, stats: Mapping[str, Any]) -> None:
-        """Tell Prometheus, once a second."""
-        if self.metrics is None or time.monotonic() - self._told < 1:
+        """Tell Prometheus."""
+        if self.metrics is None or not self.metrics.due():
             return
-        self._told = time.monotonic()
         self.metrics.record({
             "jobs_waiting": stats["waiting"], "trees_live": stats["live"], "trees_done": stats["done"],
             "tokens_generated": stats["generated"], "tokens_scored": stats["scored"], "tokens_wasted": self.wasted,

@@ -5,11 +5,13 @@ Ray writes `ray_` before each name and adds the node and the process itself. `da
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 TAGS = ("role", "replica")
+EVERY = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,15 @@ class Metrics:
             m.name: (Counter if m.counts else Gauge)(m.name, description=m.text, tag_keys=m.tags) for m in METRICS
         }
         self._totals: dict[str, float] = {}
+        self._due = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time to record again: once a second, however often it is asked."""
+        now = time.monotonic()
+        if now < self._due:
+            return False
+        self._due = now + EVERY
+        return True
 
     def record(self, sample: Mapping[str, float | None]) -> None:
         """Set what is in the sample, by the keys of KEYS: gauges as they are now, counters as totals so far.

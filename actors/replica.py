@@ -67,7 +67,6 @@ class Replica:
         self.mail: dict[str, Mailbox] = {}
         self.backend: Any = None
         self.metrics: Metrics | None = None  # of a process that Ray knows
-        self._told = 0.0
 
     async def ready(self) -> dict[str, Any]:
         """Load the model; what a manager needs to know of this replica. Raises what `build` raises."""
@@ -96,10 +95,9 @@ class Replica:
         return seal([self.epoch, replies, usage])
 
     def _measure(self, usage: Mapping[str, int]) -> None:
-        """Tell Prometheus, once a second."""
-        if self.metrics is None or time.monotonic() - self._told < 1:
+        """Tell Prometheus."""
+        if self.metrics is None or not self.metrics.due():
             return
-        self._told = time.monotonic()
         running = sum(len(box.running) for box in self.mail.values())
         self.metrics.record({
             "jobs_running": running,
