@@ -6,6 +6,7 @@ from typing import Any
 
 from treesearch.backends.bundled import Bundled, BundledPRM
 from treesearch.backends.legal import Legal
+from treesearch.backends.mixture import Member, Mixture
 from treesearch.backends.none import NoModel
 from treesearch.backends.oracle import Oracle, OracleOutcome
 from treesearch.backends.recorded import Recorded, RecordedOutcome, RecordedScorer
@@ -14,9 +15,9 @@ from treesearch.backends.simulated import Simulated, SimulatedOutcome, Simulated
 from treesearch.backends.transformers import Transformers
 from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM
 
-__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "VLLM", "VLLMORM", "VLLMPRM", "Bundled", "BundledPRM", "Legal", "NoModel",
-           "Oracle", "OracleOutcome", "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated", "SimulatedOutcome",
-           "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
+__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "VLLM", "VLLMORM", "VLLMPRM", "Bundled", "BundledPRM", "Legal", "Member",
+           "Mixture", "NoModel", "Oracle", "OracleOutcome", "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated",
+           "SimulatedOutcome", "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
 
 PROPOSERS: dict[str, Any] = {
     "bundled": Bundled,
@@ -25,6 +26,7 @@ PROPOSERS: dict[str, Any] = {
     "recorded": Recorded,
     "simulated": Simulated,
     "legal": Legal,
+    "mixture": Mixture,
 }
 SCORERS: dict[str, Any] = {
     "bundled": BundledPRM,
