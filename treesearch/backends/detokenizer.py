@@ -31,13 +31,20 @@ class Detokenizer:
         is cut, make up the decode of the whole. (One exception: byte-fallback decoders take back whole characters beside
         bytes that are no text. Here what was given stays.)
         """
-        size = NEAR
-        head = self.decode(before[-size:])
+        size, head = NEAR, self.decode(before[-NEAR:])
         while size < len(before) and (not head or head.startswith(CUT)):  # begins in mid-character, or says nothing
             size *= 4
             head = self.decode(before[-size:])
-        text = self.decode([*before[-size:], *ids])
-        return (text if last else text.rstrip(CUT))[len(head.rstrip(CUT)) :]
+        known, whole = list(before[-size:]), [*before[-size:], *ids]
+        return (self.decode(whole) if last else self._settled(whole))[len(self._settled(known)) :]
+
+    def _settled(self, ids: list[int]) -> str:
+        """The decode of ids without a character that their end cuts: of at most four bytes, so of three tokens before."""
+        whole = text = self.decode(ids)
+        for back in range(1, 4):
+            if text.endswith(CUT):
+                text = self.decode(ids[: max(0, len(ids) - back)])
+        return whole.rstrip(CUT) if text.endswith(CUT) else text
 
     def vocabulary(self, size: int) -> list[str]:
         """Text of each token id below `size` in the middle of a text; empty for ids the tokenizer does not have."""
