@@ -24,6 +24,7 @@ from treesearch.answers import AnswerRule
 from treesearch.backends.base import Limits
 from treesearch.errors import ConfigError
 from treesearch.manager import Budget
+from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt
 from treesearch.types import Sampling
 
@@ -443,6 +444,12 @@ def _check(config: Config) -> None:
     counts |= {f"limits.{key}": value for key, value in _plain(config.limits).items()}
     if config.engine.trees != "auto":
         counts["engine.trees"] = config.engine.trees
+    prompts.check(config.prompt)
+    least, most = config.limits.think_least, config.limits.think_most
+    _range("limits.think_least", least, least is None or most is None or least <= most, f"at most think_most = {most}")
+    for key, tokens in (("think_least", least), ("think_most", most)):
+        rule = "null where no model thinks; set prompt.thinking, or prompt.style think"
+        _range(f"limits.{key}", tokens, tokens is None or prompts.thinks(config.prompt), rule)
     cluster = config.cluster
     counts |= {f"cluster.{key}": getattr(cluster, key) for key in ("managers", "proposers", "scorers")}
     for key, value in counts.items():

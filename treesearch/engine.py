@@ -23,6 +23,7 @@ from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply,
 from treesearch.pool import Pool, Replica
 from treesearch.store import Row
 from treesearch.tasks.base import Task
+from treesearch.tasks.readers import has_answer
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
 
 
@@ -37,6 +38,7 @@ class Settings:
     delivery: Delivery = "issue"
     seed: int = 0
     timeout: float | None = None  # seconds for one request to a replica
+    thinking: bool = False  # whether there is no answer before the thought is over
 
 
 @dataclass(slots=True)
@@ -227,10 +229,12 @@ class Engine:
             return Expansion(job.leaf, error=told(error))
 
     async def _read(self, job: Job, chain: Chain) -> Chain:
-        """The chain with its last step's answer, if it ended."""
+        """The chain with its last step's answer, if it ended and not in the middle of a thought."""
         if chain[-1].finish == "step":
             return chain
         texts = [step.text for step in (*job.path, *chain)]
+        if not has_answer(texts, self.settings.thinking):
+            return chain
         answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
         return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
 

@@ -27,7 +27,7 @@ from treesearch.errors import ConfigError
 from treesearch.manager import total
 from treesearch.progress import Counters, Progress
 from treesearch.store import Store
-from treesearch.tasks import load_task
+from treesearch.tasks import load_task, prompts
 from treesearch.tasks.base import Task
 from treesearch.types import Answer, Candidate, Problem
 
@@ -118,6 +118,7 @@ def settings(config: Config) -> Settings:
         trees=None if config.engine.trees == "auto" else config.engine.trees,
         delivery=config.engine.delivery or "issue",
         seed=config.engine.seed,
+        thinking=prompts.thinks(config.prompt),
     )
 
 

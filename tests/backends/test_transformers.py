@@ -86,8 +86,9 @@ def test_limits_hold_and_the_text_is_the_decode(proposer: TransformersProposer) 
     for chain in chains:
         assert chain[-1].finish in ("answer", "length") and all(s.finish == "step" for s in chain[:-1])
         assert len(chain) <= LIMITS.depth and sum(s.tokens for s in chain) <= LIMITS.path_tokens
+        assert "".join(s.text for s in chain) == proposer.tokenizer.decode([i for s in chain for i in s.ids])
         for step in chain:
-            assert len(step.ids) <= LIMITS.step_tokens and step.text == proposer.tokenizer.decode(list(step.ids))
+            assert len(step.ids) <= LIMITS.step_tokens
             assert step.tokens == len(step.ids) + (step.finish == "answer")
             assert step.logprob is not None and step.logprob < 0
 

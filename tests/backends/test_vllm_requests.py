@@ -182,8 +182,8 @@ def test_an_aborted_job_gives_what_was_sampled_or_says_so() -> None:
         engine: Any = p.engine
         engine.says, engine.gate = list(said), asyncio.Event()
         task = asyncio.create_task(p.propose([job(n=len(said), until="answer")]))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        while len(engine.asked) < len(said):
+            await asyncio.sleep(0)
         p.abort(["another", "p/0"])
         assert sorted(engine.aborted) == sorted(name for _, _, name, _ in engine.asked)
         engine.gate.set()

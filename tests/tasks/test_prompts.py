@@ -52,7 +52,7 @@ def test_a_template_overrides_the_style_s_text() -> None:
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
-        (Prompt("chain"), "did you mean 'chat'"),
+        (Prompt("chatty"), "did you mean 'chat'"),
         (Prompt("chat"), "chat template"),
         (Prompt("few_shot"), "prompt.examples"),
         (Prompt("few_shot", examples="/no/such/file"), "/no/such/file"),

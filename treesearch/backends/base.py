@@ -12,11 +12,13 @@ from treesearch.types import Chain, Job
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Tokens per step, tokens per path (prompt excluded), steps per path."""
+    """Tokens per step, tokens per path (prompt excluded), steps per path; tokens of a thought, see `backends.thinking`."""
 
     step_tokens: int = 256
     path_tokens: int = 4096
     depth: int = 64
+    think_least: int | None = None  # a thought that is closed before goes on
+    think_most: int | None = None  # one that is still open then is closed
 
 
 class Proposer(Protocol):
