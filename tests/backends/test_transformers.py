@@ -117,7 +117,7 @@ def test_a_question_longer_than_the_context_is_refused_by_its_length(proposer: T
     assert isinstance(reply, RequestError) and "do not fit the context of 128" in str(reply)
 
 
-def test_all_continuations_and_revisions_are_refused(proposer: TransformersProposer) -> None:
+def test_all_continuations_and_revisions_of_nothing_are_refused(proposer: TransformersProposer) -> None:
     every, revised = ask(proposer, [job(n=None), job(until="revision")])
     assert isinstance(every, RequestError) and "branch" in str(every)
     assert isinstance(revised, RequestError)

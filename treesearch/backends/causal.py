@@ -17,8 +17,9 @@ from treesearch.backends.thinking import Thinking
 from treesearch.errors import ConfigError, RequestError
 from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt, Task
-from treesearch.types import Chain, Job, Step, chain_seed, digest
+from treesearch.types import Chain, Job, Step, attempts, chain_seed, digest, under_way
 
+MOST_PROMPTS = 10_000  # questions whose ids are kept
 UNBOUNDED = 1 << 30  # tokens of context where a model's config names no limit
 
 
@@ -51,7 +52,8 @@ class Start:
 
     job: Job
     prefix: list[int]  # prompt and path
-    path: list[int]
+    path: list[int]  # of the attempt under way
+    steps: int  # of it
     room: int  # tokens that fit after the prefix
     used: int  # tokens of the path
     thinking: bool = False  # the path is in a thought that has a budget
@@ -127,19 +129,22 @@ class CausalProposer:
         budget = limits.think_least is not None or limits.think_most is not None
         self.thinking = Thinking(self.detokenizer, texts, ends, limits) if budget else None
         self.chat = chat_of(tokenizer, **chat_template_kwargs)
-        self._prompts: dict[str, list[int]] = {}
+        self._prompts: dict[tuple[str, tuple[Chain, ...]], list[int]] = {}
         if prompts.is_chat(prompt):
             self.prompt_text("?")  # what is wrong with a template is said now, not with every question
 
-    def prompt_text(self, question: str) -> str:
-        """The text before the first step."""
-        return prompts.build(self.task, self.prompt, question, self.chat)
+    def prompt_text(self, question: str, attempts: Sequence[Chain] = ()) -> str:
+        """The text before the first step of a solution, or of one that revises these `attempts`."""
+        return prompts.build(self.task, self.prompt, question, self.chat, attempts)
 
-    def prompt_ids(self, question: str) -> list[int]:
+    def prompt_ids(self, question: str, attempts: Sequence[Chain] = ()) -> list[int]:
         """Token ids before the first step; tokenised once a question. A chat template brings its own special tokens."""
-        if question not in self._prompts:
-            self._prompts[question] = self._tokenised(self.prompt_text(question))
-        return self._prompts[question]
+        key = question, tuple(attempts)
+        if key not in self._prompts:
+            if len(self._prompts) >= MOST_PROMPTS:
+                self._prompts.clear()
+            self._prompts[key] = self._tokenised(self.prompt_text(question, attempts))
+        return self._prompts[key]
 
     def _tokenised(self, text: str) -> list[int]:
         special = not prompts.is_chat(self.prompt)
@@ -151,17 +156,22 @@ class CausalProposer:
         """What to sample after. Raises RequestError for a job that a causal language model cannot do."""
         if job.n is None:
             raise RequestError("a language model cannot list all continuations; set the search's branch to a number")
-        if job.until == "revision":
-            raise RequestError("this proposer does not revise finished answers yet; use a search with unit: step")
-        path = [i for step in job.path for i in step.ids]
-        prefix = self.prompt_ids(job.problem.question) + path
+        steps = under_way(job.path)
+        if job.until == "revision" and (steps or not job.path):
+            raise RequestError("there is no finished answer here to revise; a search revises the leaves that ended")
+        path = [i for step in steps for i in self.ids_of(step)]
+        prefix = self.prompt_ids(job.problem.question, attempts(job.path[: len(job.path) - len(steps)])) + path
         if not prefix:
             raise RequestError("the prompt is empty: a model needs at least one token; ask a question")
         room = self.context - len(prefix)
         if room < 1:
             raise RequestError(f"prompt and path of {len(prefix)} tokens do not fit the context of {self.context}")
         thinking = self.thinking is not None and self.thinking.is_open(path)
-        return Start(job, prefix, path, room, sum(step.tokens or 0 for step in job.path), thinking)
+        return Start(job, prefix, path, len(steps), room, sum(step.tokens or 0 for step in steps), thinking)
+
+    def ids_of(self, step: Step) -> Sequence[int]:
+        """Token ids of a step; one that another model wrote comes as text alone."""
+        return step.ids or (self.detokenizer.ids(step.text, after="\n") if step.text else ())
 
     def draft(self, start: Start, number: int) -> Draft:
         """Chain `number` of a job before anything was sampled; one that must close a thought may be done already."""
@@ -193,7 +203,7 @@ class CausalProposer:
         if self.thinking is not None and draft.thinking and self.thinking.most is not None:
             tokens = min(tokens, self.thinking.most - len(start.path) - len(draft.ids))
         under_way = pieces.pop().ids if pieces and not pieces[-1].whole else ()
-        steps = limits.depth - len(start.job.path) - len(pieces)
+        steps = limits.depth - start.steps - len(pieces)
         opened = bool(under_way) and self.splitter.opens[under_way[-1]]
         return Room(max(1, tokens), max(1, steps), len(under_way), opened)
 
@@ -212,7 +222,7 @@ class CausalProposer:
 
     def _pieces(self, draft: Draft) -> list[Piece]:
         start = draft.start
-        return self.splitter.split(draft.ids, start.used, len(start.job.path), start.room)
+        return self.splitter.split(draft.ids, start.used, start.steps, start.room)
 
     def _complete(self, draft: Draft) -> bool:
         """Whether what stands is all that the job asks for, or as much as fits."""

@@ -20,6 +20,9 @@ class Prompt:
     separator: str | None = (
         None  # ends a step in place of the task's separator; null: a blank line where a model thinks
     )
+    revise: str | None = (
+        None  # what a search that revises says after a solution; {judged} or {score}: how it was judged
+    )
     thinking: bool = False  # the model thinks before it answers: there is no answer before </think>
 
 

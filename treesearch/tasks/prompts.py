@@ -6,7 +6,7 @@ own template does the rest. `messages` and `build` are the only way from a quest
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from treesearch.errors import ConfigError
 from treesearch.tasks.base import Prompt, Task
 from treesearch.tasks.readers import THOUGHT_OVER
+from treesearch.types import Chain
 
 Message = dict[str, str]  # role and content
 Chat = Callable[[list[Message]], str]  # messages -> text that ends where the model begins to answer
@@ -27,6 +28,8 @@ THINK = (
     "Reason first, between <think> and </think>. Then give only the answer, between <answer> and </answer>, as in "
     "<think> reasoning </think><answer> answer </answer>.\n\n"
 )  # after DeepSeek-R1-Zero, arXiv:2501.12948
+
+REVISE = "Find what is wrong or could be better in this solution{judged}, then write a new, complete one."
 
 
 def is_chat(prompt: Prompt) -> bool:
@@ -56,6 +59,8 @@ def check(prompt: Prompt) -> None:
         raise ConfigError("prompt.style 'few_shot' has no examples; set prompt.examples to the path of a file")
     if prompt.examples is not None and style != "few_shot" and not is_chat(prompt):
         raise ConfigError(f"prompt.examples: style {style!r} shows none; use style few_shot or chat")
+    if prompt.revise is not None and not prompt.revise.strip():
+        raise ConfigError("prompt.revise is empty: say what to do with a finished solution, or leave it null")
     if prompt.template is not None and "{question}" not in prompt.template:
         raise ConfigError(
             f"prompt.template {prompt.template!r} never asks the question; put {{question}} where it belongs"
@@ -66,21 +71,42 @@ def check(prompt: Prompt) -> None:
         raise ConfigError(f"prompt.thinking: nothing makes a model think in style {style!r}; use style chat or think")
 
 
-def build(task: Task, prompt: Prompt, question: str, chat: Chat | None = None) -> str:
+def build(task: Task, prompt: Prompt, question: str, chat: Chat | None = None, attempts: Sequence[Chain] = ()) -> str:
     """The text before the first step. `chat` is the model's chat template, called with the messages (chat styles).
 
-    `prompt.template` is the text of the question (in style think it replaces the style's own text too). Raises
-    ConfigError as `check`, for examples that cannot be read, and for a chat style without a chat template.
+    `attempts` are finished solutions, each followed by the wish for a better one. `prompt.template` is the text of the
+    question (in style think it replaces the style's own text too). Raises ConfigError as `check`, for examples that cannot
+    be read, and for a chat style without a chat template.
     """
     check(prompt)
     if is_chat(prompt):
-        return _chat(task, prompt, question, chat)
+        return _chat(task, prompt, question, chat, attempts)
     text = _examples(prompt) + _styled(task, prompt, question)
+    for attempt in attempts:
+        text += f"{answer_text(attempt).rstrip()}\n\n{wish(prompt, attempt)}\n\n"
+    text += f"{THOUGHT}\n" if attempts and prompt.style == "think" else ""
     return f"{prompt.system}\n\n{text}" if prompt.system else text
 
 
-def messages(task: Task, prompt: Prompt, question: str) -> list[Message]:
-    """What a chat model is told: the system prompt, if there is one, and the user's message."""
+def answer_text(attempt: Chain) -> str:
+    """A finished solution as it is shown to the model again: without its thought, which no chat template repeats."""
+    return "".join(step.text for step in attempt).rpartition(THOUGHT_OVER)[2].lstrip()
+
+
+def wish(prompt: Prompt, attempt: Chain) -> str:
+    """The wish for a better solution than this one, with how it was judged: by its outcome, else by its last step."""
+    last = attempt[-1]
+    value = last.score if last.outcome is None else last.outcome
+    judged = "" if value is None else f" (it was judged {value:.2f})"
+    return (
+        (prompt.revise or REVISE)
+        .replace("{judged}", judged)
+        .replace("{score}", "?" if value is None else f"{value:.2f}")
+    )
+
+
+def messages(task: Task, prompt: Prompt, question: str, attempts: Sequence[Chain] = ()) -> list[Message]:
+    """What a chat model is told: the system prompt, if there is one, the user's message, and what came of it before."""
     system = getattr(task, "system", None) if prompt.system is None else prompt.system
     user = _examples(prompt) + (question if prompt.template is None else _templated(prompt.template, question))
     match prompt.style:
@@ -88,16 +114,20 @@ def messages(task: Task, prompt: Prompt, question: str) -> list[Message]:
             user = f"{user}\n\n{STEP_BY_STEP}"
         case "chat_think":
             user = THINK + user
-    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": user}]
+    told = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": user}]
+    for attempt in attempts:
+        told.append({"role": "assistant", "content": answer_text(attempt)})
+        told.append({"role": "user", "content": wish(prompt, attempt)})
+    return told
 
 
-def _chat(task: Task, prompt: Prompt, question: str, chat: Chat | None) -> str:
+def _chat(task: Task, prompt: Prompt, question: str, chat: Chat | None, attempts: Sequence[Chain]) -> str:
     if chat is None:
         raise ConfigError(
             f"prompt.style {prompt.style!r} needs a model with a chat template, this one has none; use style direct, or set "
             "chat_template to the path of one"
         )
-    text = chat(messages(task, prompt, question))
+    text = chat(messages(task, prompt, question, attempts))
     end = text.rstrip()
     if thinks(prompt) and end.endswith(THOUGHT_OVER):
         raise ConfigError(
