@@ -166,9 +166,7 @@ def tot_bfs(draw: Draws, steps: int, samples: int, keep: int, select: str, rng: 
         if all(map(ended, states)):
             break
         new = [path for s in states for path in ([s] if ended(s) else [draw(s) for _ in range(samples)])]
-        values = [
-            0.0 if text(path) in map(text, new[:k]) else float(path[-1].score or 0) for k, path in enumerate(new)
-        ]
+        values = [0.0 if text(path) in map(text, new[:k]) else float(path[-1].score or 0) for k, path in enumerate(new)]
         ids = list(range(len(new)))
         if select == "greedy":
             chosen = sorted(ids, key=lambda k: values[k], reverse=True)[:keep]

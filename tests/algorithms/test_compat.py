@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.algorithms import references
-from tests.algorithms.driver import Expander
+from tests.algorithms.driver import Expander, replies, run
 from tests.algorithms.references import Draws, Path, Place, Salted
 from treesearch.algorithms import SALDVTS, ITSBeam, ITSParticles, OpenRMCTS, SALBeam, SALBestOfN, ToTBFS
 from treesearch.algorithms.base import Search
@@ -46,9 +46,7 @@ def models(count: int, boxes: float = 0.0, apart: bool = False) -> Iterator[tupl
         yield seed, Salted(letters, 3 + seed % 5, salt=seed, grades=(1000, 3)[seed % 4 > 1], boxes=boxes)
 
 
-@pytest.mark.parametrize(
-    ("n", "m", "iterations"), [(4, 4, 40), (8, 4, 40), (6, 4, 3), (4, 1, 5), (2, 4, 4), (8, 2, 1)]
-)
+@pytest.mark.parametrize(("n", "m", "iterations"), [(4, 4, 40), (8, 4, 40), (6, 4, 3), (4, 1, 5), (2, 4, 4), (8, 2, 1)])
 def test_sal_beam_is_the_plain_loop(n: int, m: int, iterations: int) -> None:
     rules = itertools.cycle(itertools.product(("last", "min", "prod"), (False, True), (False, True)))
     for (seed, model), (how, merge, best_first) in zip(models(60), rules, strict=False):
@@ -160,3 +158,16 @@ def test_its_beam_is_the_plain_loop() -> None:
         tree, _, drawn = grown(ITSBeam(width * copies, width, max_steps, aggregate=how), model)  # type: ignore[arg-type]
         assert outputs(tree) == expected, f"model {seed}, {how}"
         assert drawn == draw.count
+
+
+@pytest.mark.parametrize("search", [SALBeam(8, 4), SALDVTS(8, 4), OpenRMCTS(6, 3), ToTBFS(4, 3, 2), ITSParticles(6)])
+def test_a_search_closed_early_offers_what_it_has(search: Search) -> None:
+    """The outputs so far, all in the tree; of particles, which name theirs at the end, the finished leaves."""
+    model = Salted(26, 6, salt=1)
+    for resumes in range(replies(search, model)):
+        tree = run(search, model, resumes=resumes)
+        offered = [candidate.node for candidate in tree.candidates()]
+        if isinstance(search, ITSParticles):
+            assert offered == [node for node in range(1, len(tree)) if tree.finish(node) == "answer"]
+        else:
+            assert offered == (tree.outputs or []) and set(offered) <= set(range(1, len(tree)))

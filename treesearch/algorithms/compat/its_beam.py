@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from treesearch.algorithms.base import Wishes, at_least, path_value, require
-from treesearch.algorithms.compat.its_particles import BOX, ITSAggregate, advance, known_aggregate, stopped
+from treesearch.algorithms.compat import PathAggregate, known_aggregate
+from treesearch.algorithms.compat.its_particles import BOX, advance, stopped
 from treesearch.tree import ROOT, Tree
 
 
@@ -23,7 +24,7 @@ class ITSBeam:
     beam_width: int = 4
     max_steps: int = 50
     stop: str | None = BOX
-    aggregate: ITSAggregate = "last"
+    aggregate: PathAggregate = "last"
 
     reads_unfinished: ClassVar[bool] = True
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from treesearch.algorithms.base import Wishes, at_least, grow_each, path_value, require, softmax
+from treesearch.algorithms.compat import PathAggregate, known_aggregate
 from treesearch.algorithms.particles import logit
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand, Expansion
 
-ITSAggregate = Literal["last", "min", "prod"]
 BOX = "\\boxed"
 
 
@@ -29,7 +29,7 @@ class ITSParticles:
     n: int = 8
     max_steps: int = 50
     stop: str | None = BOX
-    aggregate: ITSAggregate = "last"
+    aggregate: PathAggregate = "last"
     selection: Literal["argmax", "sample"] | None = "argmax"
 
     reads_unfinished: ClassVar[bool] = True
@@ -74,9 +74,3 @@ def stopped(tree: Tree, node: int, max_steps: int, stop: str | None) -> bool:
         return False
     over = tree.depth[node] > max_steps  # there the step in hand is not counted
     return over or tree.finish(node) != "step" or (stop is not None and stop in tree.path(node)[-1].text)
-
-
-def known_aggregate(value: str) -> None:
-    """Refuse what cannot put a path's scores together as a PRM of its_hub does."""
-    known = get_args(ITSAggregate)
-    require(value in known, "aggregate", value, f"one of {', '.join(known)}")

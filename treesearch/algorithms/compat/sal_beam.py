@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
-from typing import Literal, get_args
 
-from treesearch.algorithms.base import Wishes, at_least, grow_each, path_text, path_value, require
+from treesearch.algorithms.base import Wishes, at_least, grow_each, path_text, path_value
+from treesearch.algorithms.compat import PathAggregate, known_aggregate
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand, Until
-
-SALAggregate = Literal["last", "min", "prod"]
 
 
 @dataclass(frozen=True)
@@ -19,15 +17,15 @@ class SALBeam:
 
     Finished beams (and empty steps) leave the pool unconditionally, and the pool is refilled, so it never shrinks. The
     last of `iterations` samples to the answer. `aggregate` ranks beams (agg_strategy there), `merge` keeps the first of
-    equal texts (filter_duplicates). Outputs are the first `n` finished beams, or the `n` best with `sort_completed`,
-    repeated cyclically where there are fewer. (search-and-learn 6f81cac, search/beam_search.py; Beeching et al. 2024,
-    "Scaling test-time compute with open models".)
+    equal texts (filter_duplicates). Outputs are the first `n` finished beams, or the `n` best with `sort_completed`; the
+    last `n` finish together, so there are fewer only where replies failed. (search-and-learn 6f81cac,
+    search/beam_search.py; Beeching et al. 2024, "Scaling test-time compute with open models".)
     """
 
     n: int = 4
     beam_width: int = 4
     iterations: int = 40
-    aggregate: SALAggregate = "last"
+    aggregate: PathAggregate = "last"
     merge: bool = False
     sort_completed: bool = False
 
@@ -64,10 +62,4 @@ class SALBeam:
         """The `n` beams that vote, of those finished so far in the order they finished."""
         if self.sort_completed:
             completed = sorted(completed, key=lambda tip: path_value(tree, tip, self.aggregate), reverse=True)
-        return list(islice(cycle(completed[: self.n]), self.n))
-
-
-def known_aggregate(value: str) -> None:
-    """Refuse what search-and-learn does not know as agg_strategy."""
-    known = get_args(SALAggregate)
-    require(value in known, "aggregate", value, f"one of {', '.join(known)}")
+        return completed[: self.n]

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from treesearch.algorithms.base import Wishes, at_least, grow_all, path_text, path_value, require
 from treesearch.algorithms.beam import look_ahead
-from treesearch.algorithms.compat.sal_beam import SALAggregate, known_aggregate
+from treesearch.algorithms.compat import PathAggregate, known_aggregate
 from treesearch.algorithms.dvts import interleave
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand
@@ -30,7 +30,7 @@ class SALDVTS:
     beam_width: int = 4
     iterations: int = 40
     lookahead: int = 0
-    aggregate: SALAggregate = "last"
+    aggregate: PathAggregate = "last"
 
     reads_unfinished: ClassVar[bool] = True
 
@@ -53,7 +53,7 @@ class SALDVTS:
                 return
             candidates[k] = tips
             tree.outputs = list(chain.from_iterable(candidates))
-            ends = yield from look_ahead(tree, tips, self.lookahead if left else 0)
+            ends = yield from look_ahead(tree, tips, self.lookahead)
             values = {tip: path_value(tree, ends.get(tip, tip), self.aggregate) for tip in tips}
             best = max(tips, key=values.__getitem__)  # max keeps the first of equals
             if not tree.is_open(best) or tree.path(best)[-1].text == "" or BOX in path_text(tree, best):
