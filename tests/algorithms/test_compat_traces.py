@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from treesearch.algorithms import SEARCHES, compat
 from treesearch.algorithms.compat.openr_mcts import puct
 from treesearch.algorithms.compat.sal_votes import Voter, accuracies, winner
 from treesearch.config import build
@@ -236,3 +238,14 @@ def test_its_beam_copies_what_it_keeps(tmp_path: Path) -> None:
     answer = solve(tmp_path, {"type": "its_beam", "n": 4, "beam_width": 2}, tree)
     assert texts(answer) == ["a\nAnswer: 2"]  # of two equals the first of the pool: b1 a1 b2 a2
     assert answer.expansions == 6
+
+
+def test_the_settings_in_the_readme_are_valid() -> None:
+    import yaml
+
+    readme = Path(compat.__file__).with_name("README.md").read_text("utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    types = {build([yaml.safe_load(block)]).resolved()["search"]["type"] for block in blocks}
+    assert types == {"sal_dvts", "openr_mcts", "tot_bfs", "its_particles"}
+    own = {name for name, cls in SEARCHES.items() if cls.__module__.startswith(compat.__name__)}
+    assert own == set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE))

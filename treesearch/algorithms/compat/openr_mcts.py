@@ -42,13 +42,12 @@ class OpenRMCTS:
 
     def search(self, tree: Tree) -> Wishes:
         children: Children = {}
-        tree.outputs = []
         for _ in range(self.num_sequence):
             end = yield from self.descend(tree, children)
             if end == ROOT:
                 return
             tree.backup(end, tree.mean(end) if tree.visits[end] else tree.score(end))
-            tree.outputs.append(end)
+            tree.outputs = [*(tree.outputs or ()), end]
 
     def descend(self, tree: Tree, children: Children) -> Generator[list[Expand], Expansion, int]:
         """One path: where it ends. Expands the leaves on its way."""
