@@ -86,6 +86,7 @@ class Engine:
             search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed
         )
         self.task, self.checker, self.store, self.clock = task, checker, store, clock
+        self._reads_unfinished = bool(getattr(search, "reads_unfinished", False))
         self.proposers = Pool([proposer_replica(p) for p in proposers], s.timeout)
         self.scorers = Pool([scorer_replica(p) for p in scorers], s.timeout) if scorers is not None else None
         self.outcomes = Pool([scorer_replica(p) for p in outcomes], s.timeout) if outcomes is not None else None
@@ -229,8 +230,8 @@ class Engine:
             return Expansion(job.leaf, error=told(error))
 
     async def _read(self, job: Job, chain: Chain) -> Chain:
-        """The chain with its last step's answer, if it ended and not in the middle of a thought."""
-        if chain[-1].finish == "step":
+        """The chain with its last step's answer, if it ended, or its search reads unfinished ones; no thought has one."""
+        if chain[-1].finish == "step" and not self._reads_unfinished:
             return chain
         texts = [step.text for step in (*job.path, *chain)]
         if not has_answer(texts, self.settings.thinking):
