@@ -13,7 +13,7 @@ FLOORS = [
     {"types", "errors"},
     {"tree", "answers", "tasks"},
     {"algorithms"},
-    {"manager", "wire", "mounts", "store", "dispatch"},
+    {"forms", "manager", "wire", "mounts", "store", "dispatch"},
     {"backends", "models", "checker"},
     {"pool", "engine", "config", "problems", "progress", "run"},
     {"actors"},

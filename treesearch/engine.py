@@ -19,6 +19,7 @@ from treesearch.answers import AnswerRule
 from treesearch.backends.base import Proposer, Scored, Scorer
 from treesearch.checker import Checker
 from treesearch.errors import RunError, told
+from treesearch.forms import Forms
 from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
 from treesearch.pool import Pool, Replica
 from treesearch.store import Row
@@ -81,8 +82,9 @@ class Engine:
     ) -> None:
         s = self.settings = settings or Settings()
         self.manager = Manager(
-            search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed
-        )
+            search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed,
+            forms=hasattr(task, "equal"),
+        )  # fmt: skip
         self.task, self.checker, self.store, self.clock = task, checker, store, clock
         self.proposers = Pool([proposer_replica(p) for p in proposers], s.timeout)
         self.scorers = Pool([scorer_replica(p) for p in scorers], s.timeout) if scorers is not None else None
@@ -92,6 +94,7 @@ class Engine:
         self._running: Counter[str] = Counter()  # requests of a problem that have not come back
         self._delivered: Counter[str] = Counter()
         self._unpublished: set[str] = set()
+        self._compared: dict[str, dict[str, asyncio.Task[None]]] = {}  # problem -> form -> its comparisons
         self._rows: list[Row] = []
         self._commit: asyncio.Task[None] | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
@@ -141,6 +144,13 @@ class Engine:
             if problem is None:
                 return
             self._open(problem)
+
+    def more(self) -> None:
+        """`admit` as a callback of the loop, after a None: what goes wrong with the problems ends `answers`."""
+        try:
+            self.admit()
+        except Exception as error:
+            self._out.put_nowait(error)
 
     def room(self) -> bool:
         """Whether one more live search would find something to do."""
@@ -229,7 +239,24 @@ class Engine:
             return chain
         texts = [step.text for step in (*job.path, *chain)]
         answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
+        if canonical is not None:
+            await self._compare(job.problem.id, canonical)
         return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
+
+    async def _compare(self, problem_id: str, form: str) -> None:
+        """Return once it is known which forms before this one are equal to it: one task a form, whoever waits for it."""
+        live = self.manager.live.get(problem_id)
+        if live is None or live.forms is None:
+            return
+        tasks = self._compared.setdefault(problem_id, {})
+        if form not in tasks:
+            tasks[form] = asyncio.create_task(self._ask(live.forms, form, live.forms.arrive(form)))
+        await asyncio.shield(tasks[form])
+
+    async def _ask(self, forms: Forms, form: str, others: Sequence[str]) -> None:
+        for other in others:
+            if await self.checker.equal(self.task, form, other):
+                forms.join(form, other)
 
     async def _judge(self, job: Job, chains: tuple[Chain, ...]) -> Expansion:
         """Scores of the new steps, and of the whole chains that ended where there is an outcome model."""
@@ -301,6 +328,7 @@ class Engine:
         problem_id = answer.problem.id
         self._unpublished.discard(problem_id)
         del self._running[problem_id], self._delivered[problem_id]
+        self._compared.pop(problem_id, None)
         for pool in self.pools():
             pool.dispatch.forget(problem_id)
         self._out.put_nowait(answer)
@@ -313,6 +341,7 @@ class Engine:
     async def _stop(self) -> None:
         """End everything that runs; commit what was delivered."""
         tasks = [*self._tasks.values(), *self._background]
+        tasks += [task for forms in self._compared.values() for task in forms.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
