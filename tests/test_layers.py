@@ -15,7 +15,7 @@ FLOORS = [
     {"algorithms"},
     {"forms", "manager", "wire", "mounts", "store", "dispatch"},
     {"backends", "models", "checker"},
-    {"pool", "engine", "config", "problems", "progress", "run"},
+    {"pool", "engine", "config", "problems", "progress", "results", "run"},
     {"actors"},
     {"cli", "__main__", "sweep", "server", "viewer", "report", "export", "doctor", "learn"},
 ]

@@ -14,7 +14,8 @@ from tests.specs import Calls, KeyedProposer, KeyedScorer, install
 from treesearch.config import Config, load
 from treesearch.errors import ConfigError, RunError
 from treesearch.progress import PlainProgress
-from treesearch.run import run, summarise, wilson
+from treesearch.results import Tally, wilson
+from treesearch.run import run
 from treesearch.store import Store
 
 LINE = {"id", "question", "reference", "answer", "correct", "score", "text", "candidates", "tokens", "expansions"}
@@ -137,7 +138,9 @@ def test_no_finished_leaf_is_a_wrong_answer_and_unknown_without_reference(asked:
 
 def test_an_unknown_count_makes_its_sum_unknown_never_zero():
     row = {"correct": True, "candidates": [], "tokens": {"generated": None, "scored": 3, "wasted": 0}, "expansions": 1}
-    summary = summarise([row], 1.0, [])
+    tally = Tally()
+    tally.add(row)
+    summary = tally.summary(1.0, [])
     assert (
         summary["tokens_generated"] is None and summary["tokens_per_second"] is None and summary["tokens_scored"] == 3
     )

@@ -26,6 +26,8 @@ from treesearch.store import Row
 from treesearch.tasks.base import Task
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite
 
+MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -96,6 +98,7 @@ class Engine:
         self._unpublished: set[str] = set()
         self._compared: dict[str, dict[str, asyncio.Task[None]]] = {}  # problem -> form -> its comparisons
         self._rows: list[Row] = []
+        self._committed: asyncio.Future[None] | None = None  # of the rows that wait, where somebody wants to know
         self._commit: asyncio.Task[None] | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._broken = False  # a commit failed: nothing may be published any more
@@ -154,6 +157,8 @@ class Engine:
 
     def room(self) -> bool:
         """Whether one more live search would find something to do."""
+        if len(self._unpublished) + self._out.qsize() >= self.proposers.credits + MOST_BEHIND:
+            return False
         if self.settings.trees is not None:
             return len(self._unpublished) < self.settings.trees
         return len(self._tasks) < self.proposers.credits
@@ -300,7 +305,10 @@ class Engine:
         try:
             while self._rows:
                 rows, self._rows = self._rows, []
+                committed, self._committed = self._committed, None
                 await self._append(rows)
+                if committed is not None:
+                    committed.set_result(None)
         except Exception as error:
             self._broken = True
             self._out.put_nowait(error)
@@ -316,12 +324,11 @@ class Engine:
         if self.store is not None:
             close = Close(answer.stopped, answer.seconds, answer.tokens_wasted, answer.error)
             self._rows.append((problem_id, 0, close))
-            while self._rows or self._commit is not None:
-                if self._commit is None:
-                    self._commit = asyncio.create_task(self._write())
-                await asyncio.shield(self._commit)
-                if self._broken:
-                    return
+            if self._committed is None:
+                self._committed = asyncio.get_running_loop().create_future()
+            if self._commit is None and not self._broken:
+                self._commit = asyncio.create_task(self._write())
+            await asyncio.shield(self._committed)  # for ever, if a commit failed: then the run ends
         self._finish(answer)
 
     def _finish(self, answer: Answer) -> None:

@@ -14,7 +14,8 @@ from treesearch import config as configs
 from treesearch.config import Config, Data
 from treesearch.errors import ConfigError
 from treesearch.progress import Progress
-from treesearch.run import Models, Summary, replace_file, run
+from treesearch.results import Summary, replace_file
+from treesearch.run import Models, run
 
 KEYS = ("base", "searches", "budgets", "seeds")
 
