@@ -139,7 +139,7 @@ def _field(where: str, row: Mapping[str, Any], fields: Fields, key: str, names: 
 def _encodable(where: str, what: str, text: str) -> None:
     """Refuse lone surrogates, which JSON can write and no tokenizer, file or database takes."""
     try:
-        text.encode()
+        _ = text.isascii() or text.encode()
     except UnicodeEncodeError as error:
         raise ProblemError(
             f"{where}: the {what} is not text: {text[error.start]!r} at character {error.start} is half of a character"

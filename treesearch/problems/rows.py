@@ -88,7 +88,7 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Row]:
     except csv.Error as error:
         raise ProblemError(f"{path}:{reader.line_num}: not CSV: {error}") from None
     except UnicodeDecodeError as error:
-        raise ProblemError(f"{path}:{reader.line_num + 1}: not UTF-8: {error}") from None
+        raise ProblemError(f"{path}: not UTF-8, somewhere after line {reader.line_num}: {error}") from None
 
 
 def _parquet(path: Path, file: BinaryIO) -> Iterator[Row]:
