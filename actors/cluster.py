@@ -130,23 +130,23 @@ class Cluster:
         bundles = plan(self.config)
         for slot in (slot for bundle in bundles for slot in bundle.slots):
             self._open[slot.role] = self._open.get(slot.role, 0) + 1
-        with todo.reading(lambda: None) as self._source:  # managers ask again soon, whether there is more or not
-            tasks = [self._start(self._manage(k)) for k in range(self.config.cluster.managers)]
-            tasks += [self._start(self._keep(bundle, slot, lock)) for bundle, slot, lock in _locked(bundles)]
-            try:
-                while not self._done():
-                    item = await self._out.get()
-                    if isinstance(item, Exception):
-                        raise item
-                    if item is not None:
-                        self._under_way -= 1
-                        yield item
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                for group in self._groups.values():
-                    remove_placement_group(group)
+        self._source = todo.reading(lambda: None)  # managers ask again soon, whether there is more or not
+        tasks = [self._start(self._manage(k)) for k in range(self.config.cluster.managers)]
+        tasks += [self._start(self._keep(bundle, slot, lock)) for bundle, slot, lock in _locked(bundles)]
+        try:
+            while not self._done():
+                item = await self._out.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is not None:
+                    self._under_way -= 1
+                    yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for group in self._groups.values():
+                remove_placement_group(group)
 
     def _done(self) -> bool:
         """Whether every problem has its line."""

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -33,6 +33,7 @@ from treesearch.tasks.base import Task
 from treesearch.types import Answer, Candidate, Problem
 
 TICK = 0.5  # seconds
+END = "end"  # of the problems
 
 
 @dataclass(slots=True)
@@ -75,26 +76,21 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class Todo:
-    """The problems of a run that have no line yet, each read when it is asked for. `count`: None if only reading tells.
+    """The problems of a run that have no line yet, each read when it is asked for. `count`: None if only reading tells."""
 
-    `slow`: the next one may be long in coming.
-    """
-
-    problems: Iterator[Problem]
+    first: Problem
+    rest: Iterator[Problem | None]
     count: int | None
-    slow: bool
 
-    @contextmanager
-    def reading(self, ring: Callable[[], None]) -> Iterator[Iterator[Problem | None]]:
+    def reading(self, ring: Callable[[], None]) -> Iterator[Problem | None]:
         """The problems; None while there is none at the moment: `ring` is called, from any thread, when there is again."""
-        if not self.slow:
-            yield self.problems
-            return
-        ahead = Ahead(self.problems, ring)
-        try:
-            yield ahead
-        finally:
-            ahead.close()
+        if isinstance(self.rest, Ahead):
+            self.rest.ring = ring
+        return chain((self.first,), self.rest)
+
+    def close(self) -> None:
+        if isinstance(self.rest, Ahead):
+            self.rest.close()
 
 
 class Driver(Protocol):
@@ -124,16 +120,10 @@ class _Local:
         self.stats = self.engine.stats
 
     async def rows(self, todo: Todo) -> AsyncGenerator[Row, None]:
-        loop = asyncio.get_running_loop()
-
-        def ring() -> None:
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self.engine.more)
-
-        with todo.reading(ring) as problems:
-            async with _stream(self.engine, problems) as answers:
-                async for answer in answers:
-                    yield await result(answer, self.config, self.task, self.models.checker)
+        problems = todo.reading(_from_thread(self.engine.more))
+        async with _stream(self.engine, problems) as answers:
+            async for answer in answers:
+                yield await result(answer, self.config, self.task, self.models.checker)
 
     def prefix_hit_rate(self) -> float | None:
         return hit_rate([usage_of(proposer) for proposer in self.models.proposers(self.config, self.task)])
@@ -203,7 +193,7 @@ async def run(
     asked = ProblemSet(config.problems, task, config.limit, config.fields)
     _same_run(config, out)
     results = Results(out)
-    todo = _todo(asked, results)
+    todo = await _todo(asked, results)
     if todo is None and (summary := _read_summary(out)) is not None and summary["problems"] == len(results):
         return summary
     own = models is None
@@ -219,22 +209,43 @@ async def run(
         finally:
             store.close()
     finally:
+        if todo is not None:
+            todo.close()
         if own:
             await models.close()
 
 
-def _todo(asked: ProblemSet, results: Results) -> Todo | None:
+async def _todo(asked: ProblemSet, results: Results) -> Todo | None:
     """What is left to search; None if nothing is. Raises for what is wrong with the set, as far as it is known yet."""
     if not asked.once:
         for problem in asked:
             results.has(problem)
         results.keep(asked.lines)
     left = (problem for problem in asked if not results.has(problem))
-    first = next(left, None)
-    if first is None:
-        results.keep(asked.lines)
-        return None
-    return Todo(chain((first,), left), None if asked.count is None else asked.count - len(results), asked.once)
+    rest: Iterator[Problem | None] = left
+    if asked.once:
+        bell = asyncio.Event()
+        rest = Ahead(left, _from_thread(bell.set))
+        while (first := next(rest, END)) is None:
+            await bell.wait()
+            bell.clear()
+    else:
+        first = next(rest, END)
+    if isinstance(first, Problem):
+        return Todo(first, rest, None if asked.count is None else asked.count - len(results))
+    results.keep(asked.lines)
+    return None
+
+
+def _from_thread(callback: Callable[[], Any]) -> Callable[[], None]:
+    """`callback` on this event loop, for threads to call."""
+    loop = asyncio.get_running_loop()
+
+    def call() -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(callback)
+
+    return call
 
 
 class _Run:

@@ -46,6 +46,10 @@ def load(path: Path) -> list[Entry]:
     if not isinstance(base, dict):
         raise ConfigError(f"base = {base!r}: must be a mapping as in a config file, or the path of one")
     entries = list(_entries(base, data))
+    if len(entries) > 1 and any(entry.config.problems == "-" for entry in entries):
+        raise ConfigError(
+            "problems = '-': standard input can be read once, and this sweep has several runs; use a file"
+        )
     seen: dict[str, Entry] = {}
     for entry in entries:
         if entry.folder in seen:

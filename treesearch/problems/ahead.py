@@ -14,11 +14,11 @@ MOST = 64  # problems read before anybody asks for them
 class Ahead(Iterator[Problem | None]):
     """The problems in order; None while there is none at the moment. Raises what reading them raised. Close it at the end.
 
-    After a None, `ring` is called, from the thread, as soon as asking again has a point.
+    After a None, `ring` is called, from the thread, as soon as asking again has a point. It may be changed.
     """
 
     def __init__(self, problems: Iterator[Problem], ring: Callable[[], None]) -> None:
-        self._problems, self._ring = problems, ring
+        self._problems, self.ring = problems, ring
         self._read: queue.Queue[Problem | Exception] = queue.Queue(MOST)
         self._waited = self._closed = False
         self._end: Exception | None = None
@@ -62,4 +62,4 @@ class Ahead(Iterator[Problem | None]):
         self._read.put(found)
         if self._waited:
             self._waited = False
-            self._ring()
+            self.ring()

@@ -85,7 +85,9 @@ class Math:
 
     def problems(self, name: str) -> list[Problem]:
         """Nothing is built in: raises ConfigError that says what to pass instead."""
-        raise ConfigError(f"problems {name!r}: no mathematics is packaged; set problems to the path of a file")
+        raise ConfigError(
+            f"problems {name!r}: no mathematics is packaged; problems math500, aime24 and aime25 are read from the Hub, or set it to the path of a file"
+        )
 
 
 def normalise(answer: str) -> str:
