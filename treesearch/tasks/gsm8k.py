@@ -60,5 +60,5 @@ class GSM8K:
     def problems(self, name: str) -> list[Problem]:
         """Nothing is built in: raises ConfigError that says what to pass instead."""
         raise ConfigError(
-            f"problems {name!r}: no word problems are packaged; problems gsm8k is read from the Hub, or set it to the path of a file"
+            f"problems {name!r}: no word problems are packaged; use gsm8k, which is read from the Hub, or the path of a file"
         )

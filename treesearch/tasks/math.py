@@ -86,7 +86,8 @@ class Math:
     def problems(self, name: str) -> list[Problem]:
         """Nothing is built in: raises ConfigError that says what to pass instead."""
         raise ConfigError(
-            f"problems {name!r}: no mathematics is packaged; problems math500, aime24 and aime25 are read from the Hub, or set it to the path of a file"
+            f"problems {name!r}: no mathematics is packaged; use math500, aime24 or aime25, which are read from the Hub, or "
+            "the path of a file"
         )
 
 
