@@ -61,12 +61,28 @@ def test_a_hostile_answer_costs_two_seconds_at_most(checker: Checker, answer: st
     assert asyncio.run(checker.check(MATH, HALF, "0.5")) is True
 
 
-def test_what_ran_out_of_time_is_unreadable_counted_and_not_tried_again(checker: Checker) -> None:
+def test_what_ran_out_of_time_is_wrong_counted_and_not_tried_again(checker: Checker) -> None:
     checker._cache.clear()
-    counted = checker.timeouts
-    assert asyncio.run(checker.read(MATH, "", [r"\boxed{x+9^{9^{9^{9}}}}"])) == (None, None)
-    assert checker.timeouts == counted + 1
-    assert asyncio.run(checker.read(MATH, "", [r"\boxed{x+9^{9^{9^{9}}}}"])) == (None, None)
+    counted, answer = checker.timeouts, "x+9^{9^{9^{9}}}"
+    assert asyncio.run(checker.read(MATH, "", [rf"\boxed{{{answer}}}"])) == (answer, answer)
+    for _ in range(2):
+        assert asyncio.run(checker.check(MATH, HALF, answer)) is False
+        assert checker.timeouts == counted + 1
+
+
+def test_forms_are_one_answer_in_either_order_and_asked_once(checker: Checker) -> None:
+    checker._cache.clear()
+    for one, other in ((r"2\sqrt{2}", r"\sqrt{8}"), (r"\sqrt{8}", r"2\sqrt{2}")):
+        assert asyncio.run(checker.equal(MATH, one, other)) is True
+        assert len(checker._cache) == 3  # the pair, and whether each can be compared at all
+    assert asyncio.run(checker.equal(MATH, r"\log_25", r"\log5")) is False
+    assert asyncio.run(checker.equal(MATH, r"\text{Evelyn}", r"\text{evelny}")) is False
+
+
+def test_a_form_that_takes_for_ever_does_so_once_not_with_each_other_form(checker: Checker) -> None:
+    checker._cache.clear()
+    counted, endless = checker.timeouts, "x+9^{9^{9^{9}}}"
+    assert [asyncio.run(checker.equal(MATH, endless, other)) for other in ("x+1", "y", r"\pi")] == [False] * 3
     assert checker.timeouts == counted + 1
 
 

@@ -313,7 +313,7 @@ def test_a_model_that_is_here(tmp_path: Path):
 
 
 def test_problems_and_folders_that_other_nodes_must_see(tmp_path: Path):
-    assert models.problems_file("game24") is None and models.problems_file("-") is None
+    assert [models.problems_file(name) for name in ("game24", "-", "hf:org/name")] == [None] * 3
     file = tmp_path / "set.jsonl"
     assert models.problems_file(str(file)) == file and models.problems(file, RUN).state == "problem"
     file.touch()

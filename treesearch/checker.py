@@ -19,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -27,7 +28,7 @@ from typing import Any
 from treesearch.errors import RunError, TreesearchError
 from treesearch.tasks import load_task, name_of
 from treesearch.tasks.base import Task
-from treesearch.types import Problem
+from treesearch.types import Problem, digest
 
 _log = logging.getLogger(__name__)
 _START_SECONDS = 120.0  # to start an interpreter and import math-verify on a busy machine
@@ -59,7 +60,7 @@ class Checker:
         self._all: set[_Process] = set()
         self._lock = threading.Lock()
         self._closed = False
-        self._cache: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._cache: OrderedDict[int, Any] = OrderedDict()  # by digest: questions are long, and there may be many
 
     async def read(self, task: Task, question: str, steps: Sequence[str]) -> tuple[str | None, str | None]:
         """The answer in a finished chain and its canonical form; (None, None) if there is none, or none in time."""
@@ -84,6 +85,19 @@ class Checker:
         verdict = await self._ask({"op": "check", "task": name, "problem": asdict(problem), "answer": answer}, key)
         return bool(verdict)
 
+    async def equal(self, task: Task, one: str, other: str) -> bool:
+        """Whether two canonical forms are one answer, by the task's `equal`; False if it cannot be told in time."""
+        first, second = sorted((one, other))  # a pair has one verdict, whichever came first
+        if not getattr(task, "hostile", False):
+            equal: bool = task.equal(first, second)  # type: ignore[attr-defined]
+            return equal
+        name = name_of(task)
+        for form in (first, second):  # one that takes for ever does so once, not once with each other form
+            if not await self._ask({"op": "probe", "task": name, "form": form}, ("probe", name, form)):
+                return False
+        request = {"op": "equal", "task": name, "one": first, "other": second}
+        return bool(await self._ask(request, ("equal", name, first, second)))
+
     def close(self) -> None:
         """End all processes; what is running is killed."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -94,7 +108,9 @@ class Checker:
             process.kill()
         self._threads.shutdown(wait=True)
 
-    async def _ask(self, request: dict[str, Any], key: tuple[str, ...] | None) -> Any:
+    async def _ask(self, request: dict[str, Any], parts: tuple[str, ...] | None) -> Any:
+        """`parts`: what the value is a function of; None keeps it nowhere."""
+        key = None if parts is None else digest(*parts)
         with self._lock:
             if key is not None and key in self._cache:
                 self._cache.move_to_end(key)
@@ -230,10 +246,19 @@ def _load(tasks: dict[str, Task], request: dict[str, Any]) -> None:
     getattr(task, "warm_up", lambda: None)()
 
 
+def _probe(tasks: dict[str, Task], request: dict[str, Any]) -> bool:
+    """True, if comparing this form with the simplest one comes to an end."""
+    with suppress(Exception):
+        tasks[request["task"]].equal(request["form"], "1")  # type: ignore[attr-defined]
+    return True
+
+
 _OPERATIONS: dict[str, Callable[[dict[str, Task], dict[str, Any]], Any]] = {
     "load": _load,
     "read": lambda tasks, r: tasks[r["task"]].read(r["question"], r["steps"]),
     "canonical": lambda tasks, r: tasks[r["task"]].canonical(r["answer"]),
+    "probe": _probe,
+    "equal": lambda tasks, r: tasks[r["task"]].equal(r["one"], r["other"]),  # type: ignore[attr-defined]
     "check": lambda tasks, r: tasks[r["task"]].check(Problem(**r["problem"]), r["answer"]),
 }
 

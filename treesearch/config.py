@@ -24,8 +24,10 @@ from treesearch.answers import AnswerRule
 from treesearch.backends.base import Limits
 from treesearch.errors import ConfigError
 from treesearch.manager import Budget
+from treesearch.problems import Fields
 from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt
+from treesearch.tasks.sets import TASK_OF
 from treesearch.types import Sampling
 
 Data = dict[str, Any]
@@ -63,6 +65,7 @@ class Cluster:
 
 DEFAULTS: Data = {
     "problems": "game24",
+    "fields": {},
     "limit": None,
     "task": "game24",
     "prompt": {},
@@ -78,6 +81,7 @@ DEFAULTS: Data = {
     "cluster": {},
 }
 PLAIN: dict[str, type] = {
+    "fields": Fields,
     "prompt": Prompt,
     "sampling": Sampling,
     "limits": Limits,
@@ -114,6 +118,7 @@ class Config:
     """A run, resolved: every section is a value of its own dataclass, ready to build."""
 
     problems: str = "game24"
+    fields: Fields = field(default_factory=Fields)
     limit: int | None = None
     task: str = "game24"
     prompt: Prompt = field(default_factory=Prompt)
@@ -227,6 +232,8 @@ def build(layers: Sequence[Data]) -> Config:
     values |= {name: _section(cls, merged[name], name) for name, cls in PLAIN.items()}
     values |= {name: _typed(name, _with_rule(name, merged[name], values["answer"])) for name in TYPED}
     values |= _scalars(values)
+    if not any("task" in layer for layer in layers):
+        values["task"] = TASK_OF.get(values["problems"], values["task"])
     config = Config(**values)
     _check(config)
     return config

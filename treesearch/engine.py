@@ -19,12 +19,15 @@ from treesearch.answers import AnswerRule
 from treesearch.backends.base import Proposer, Scored, Scorer
 from treesearch.checker import Checker
 from treesearch.errors import RunError, told
+from treesearch.forms import Forms
 from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
 from treesearch.pool import Pool, Replica
 from treesearch.store import Row
 from treesearch.tasks.base import Task
 from treesearch.tasks.readers import has_answer
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
+
+MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,9 @@ class Engine:
     ) -> None:
         s = self.settings = settings or Settings()
         self.manager = Manager(
-            search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed
-        )
+            search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed,
+            forms=hasattr(task, "equal"),
+        )  # fmt: skip
         self.task, self.checker, self.store, self.clock = task, checker, store, clock
         self._reads_unfinished = bool(getattr(search, "reads_unfinished", False))
         self.proposers = Pool([proposer_replica(p) for p in proposers], s.timeout)
@@ -95,7 +99,9 @@ class Engine:
         self._running: Counter[str] = Counter()  # requests of a problem that have not come back
         self._delivered: Counter[str] = Counter()
         self._unpublished: set[str] = set()
+        self._compared: dict[str, dict[str, asyncio.Task[None]]] = {}  # problem -> form -> its comparisons
         self._rows: list[Row] = []
+        self._committed: asyncio.Future[None] | None = None  # of the rows that wait, where somebody wants to know
         self._commit: asyncio.Task[None] | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._broken = False  # a commit failed: nothing may be published any more
@@ -145,8 +151,17 @@ class Engine:
                 return
             self._open(problem)
 
+    def more(self) -> None:
+        """`admit` as a callback of the loop, after a None: what goes wrong with the problems ends `answers`."""
+        try:
+            self.admit()
+        except Exception as error:
+            self._out.put_nowait(error)
+
     def room(self) -> bool:
         """Whether one more live search would find something to do."""
+        if len(self._unpublished) + self._out.qsize() >= self.proposers.credits + MOST_BEHIND:
+            return False
         if self.settings.trees is not None:
             return len(self._unpublished) < self.settings.trees
         return len(self._tasks) < self.proposers.credits
@@ -237,7 +252,24 @@ class Engine:
         if not has_answer(texts, self.settings.thinking):
             return chain
         answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
+        if canonical is not None:
+            await self._compare(job.problem.id, canonical)
         return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
+
+    async def _compare(self, problem_id: str, form: str) -> None:
+        """Return once it is known which forms before this one are equal to it: one task a form, whoever waits for it."""
+        live = self.manager.live.get(problem_id)
+        if live is None or live.forms is None:
+            return
+        tasks = self._compared.setdefault(problem_id, {})
+        if form not in tasks:
+            tasks[form] = asyncio.create_task(self._ask(live.forms, form, live.forms.arrive(form)))
+        await asyncio.shield(tasks[form])
+
+    async def _ask(self, forms: Forms, form: str, others: Sequence[str]) -> None:
+        for other in others:
+            if await self.checker.equal(self.task, form, other):
+                forms.join(form, other)
 
     async def _judge(self, job: Job, chains: tuple[Chain, ...]) -> Expansion:
         """Scores of the new steps, and of the whole chains that ended where there is an outcome model."""
@@ -281,7 +313,10 @@ class Engine:
         try:
             while self._rows:
                 rows, self._rows = self._rows, []
+                committed, self._committed = self._committed, None
                 await self._append(rows)
+                if committed is not None:
+                    committed.set_result(None)
         except Exception as error:
             self._broken = True
             self._out.put_nowait(error)
@@ -297,18 +332,18 @@ class Engine:
         if self.store is not None:
             close = Close(answer.stopped, answer.seconds, answer.tokens_wasted, answer.error)
             self._rows.append((problem_id, 0, close))
-            while self._rows or self._commit is not None:
-                if self._commit is None:
-                    self._commit = asyncio.create_task(self._write())
-                await asyncio.shield(self._commit)
-                if self._broken:
-                    return
+            if self._committed is None:
+                self._committed = asyncio.get_running_loop().create_future()
+            if self._commit is None and not self._broken:
+                self._commit = asyncio.create_task(self._write())
+            await asyncio.shield(self._committed)  # for ever, if a commit failed: then the run ends
         self._finish(answer)
 
     def _finish(self, answer: Answer) -> None:
         problem_id = answer.problem.id
         self._unpublished.discard(problem_id)
         del self._running[problem_id], self._delivered[problem_id]
+        self._compared.pop(problem_id, None)
         for pool in self.pools():
             pool.dispatch.forget(problem_id)
         self._out.put_nowait(answer)
@@ -321,6 +356,7 @@ class Engine:
     async def _stop(self) -> None:
         """End everything that runs; commit what was delivered."""
         tasks = [*self._tasks.values(), *self._background]
+        tasks += [task for forms in self._compared.values() for task in forms.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,8 +19,8 @@ from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job, Step, attempts, chain_seed, digest, under_way
 
-MOST_PROMPTS = 10_000  # questions whose ids are kept
 UNBOUNDED = 1 << 30  # tokens of context where a model's config names no limit
+MOST_PROMPTS = 1024  # questions whose ids are kept: more than are searched at a time
 
 
 def location(model: str, bundled: str) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 Ids = tuple[int, ...]
-MOST_TEXTS = 100_000  # pieces of text whose ids are kept
+MOST_TEXT = 4_000_000  # characters of text whose ids are kept, some 20 bytes each
 MOST_KEPT = 200_000  # values kept, some 100 bytes each
 
 
@@ -31,12 +31,15 @@ class Reader:
     def __init__(self, tokenizer: Any, context: int) -> None:
         self.tokenizer, self.context, self.chat = tokenizer, context, chat_of(tokenizer)
         self._cache: dict[str, list[int]] = {}
+        self._cached = 0  # characters
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a piece of text; equal pieces (steps repeat a lot) are tokenised once."""
         if text not in self._cache:
-            if len(self._cache) > MOST_TEXTS:
+            if self._cached > MOST_TEXT:
                 self._cache.clear()
+                self._cached = 0
+            self._cached += len(text)
             self._cache[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._cache[text]
 

@@ -103,7 +103,9 @@ def model(role: str, name: str, at: Path | None, offline: bool) -> Check:
 
 
 def problems_file(problems: str) -> Path | None:
-    """The file that `problems` names; None for a built-in set and standard input."""
+    """The file that `problems` names; None for a set with a name, standard input and a data set of the Hub."""
+    if problems.startswith("hf:"):
+        return None
     return Path(problems) if Path(problems).suffix or "/" in problems else None
 
 

@@ -27,7 +27,12 @@ class Prompt:
 
 
 class Task(Protocol):
-    """A kind of problem. Implementations are small objects without state; no method reads a clock or a file."""
+    """A kind of problem. Implementations are small objects without state; no method reads a clock or a file.
+
+    A task may also have `equal(one, other) -> bool`: whether two canonical forms that differ are one answer. Votes then
+    group by it. Nobody asks it about two whole numbers or fractions in lowest terms. A task that declares
+    `hostile = True` is run in processes that can be killed.
+    """
 
     @property
     def name(self) -> str: ...
