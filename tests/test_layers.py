@@ -14,7 +14,7 @@ FLOORS = [
     {"tree", "answers", "tasks"},
     {"algorithms"},
     {"manager", "wire", "mounts", "store", "dispatch"},
-    {"backends", "models", "checker"},
+    {"backends", "models", "checker", "workers"},
     {"pool", "engine", "config", "problems", "progress", "run"},
     {"actors"},
     {"cli", "__main__", "sweep", "server", "viewer", "report", "export", "doctor", "learn"},

@@ -12,11 +12,12 @@ from treesearch.backends.recorded import Recorded, RecordedOutcome, RecordedScor
 from treesearch.backends.reward import TransformersORM, TransformersPRM
 from treesearch.backends.simulated import Simulated, SimulatedOutcome, SimulatedScorer
 from treesearch.backends.transformers import Transformers
+from treesearch.backends.verifier import Verifier, VerifierOutcome
 from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM
 
 __all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "VLLM", "VLLMORM", "VLLMPRM", "Bundled", "BundledPRM", "Legal", "NoModel",
            "Oracle", "OracleOutcome", "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated", "SimulatedOutcome",
-           "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
+           "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM", "Verifier", "VerifierOutcome"]  # fmt: skip
 
 PROPOSERS: dict[str, Any] = {
     "bundled": Bundled,
@@ -32,6 +33,7 @@ SCORERS: dict[str, Any] = {
     "transformers": TransformersPRM,
     "recorded": RecordedScorer,
     "simulated": SimulatedScorer,
+    "verifier": Verifier,
     "oracle": Oracle,
     "none": NoModel,
 }
@@ -41,5 +43,6 @@ OUTCOMES: dict[str, Any] = {
     "transformers": TransformersORM,
     "recorded": RecordedOutcome,
     "simulated": SimulatedOutcome,
+    "verifier": VerifierOutcome,
     "oracle": OracleOutcome,
 }
