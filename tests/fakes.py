@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from treesearch.backends.base import Scored
 from treesearch.manager import Manager, Reply
-from treesearch.types import Answer, Chain, Expansion, Job, Problem, Step, chain_seed, digest
+from treesearch.types import Answer, Chain, Expansion, Job, Problem, Step, chain_seed, digest, under_way
 
 DEPTH = 5
 
@@ -18,8 +18,8 @@ def keyed_chain(job: Job, i: int) -> Chain:
     """The i-th chain at the job's path; its first step does not depend on `until`."""
     rng = random.Random(chain_seed(job.seed, i))
     chain: list[Step] = []
-    while not chain or (job.until == "answer" and chain[-1].finish == "step"):
-        done = rng.random() < 0.25 or len(job.path) + len(chain) + 1 >= DEPTH
+    while not chain or (job.until != "step" and chain[-1].finish == "step"):
+        done = rng.random() < 0.25 or len(under_way(job.path)) + len(chain) + 1 >= DEPTH
         text, tokens, score, logprob = f"{rng.randrange(6)}\n", rng.randint(1, 9), rng.random(), -rng.random()
         answer = str(rng.randrange(4)) if done else None
         chain.append(Step(text, tokens=tokens, score=score, logprob=logprob, finish="answer" if done else "step",

@@ -110,7 +110,7 @@ def test_an_unknown_key_or_type_names_the_nearest_known_one(override: str, parts
         ("engine.delivery=late", "engine.delivery = 'late'"),
         ("answer.rule=first", "answer.rule = 'first'"),
         ("scorer=null", "use {type: none}"),
-        ("proposer=[{type: bundled}]", "proposer is a list"),
+        ("scorer=[{type: bundled}]", "scorer is a list"),
         ("search", "not of the form key=value"),
         ("limit.x=1", "limit = {'x': 1}"),
         ("prompt={a", "not YAML"),

@@ -14,7 +14,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -86,6 +86,7 @@ PLAIN: dict[str, type] = {
     "cluster": Cluster,
 }
 TYPED = ("search", "proposer", "scorer", "outcome")
+MEMBER = ("weight", "temperature", "name")  # keys of a member of a list of proposers that are not its model's
 # What may differ when a folder is resumed: these change which problems run and how fast, not what any reply is.
 NO_MATTER = ("limit", "engine.trees", "cluster")
 
@@ -131,13 +132,21 @@ class Config:
         out: Data = {}
         for name in DEFAULTS:
             value = getattr(self, name)
-            out[name] = {"type": type_name(name, value), **_plain(value)} if name in TYPED else _plain(value)
+            out[name] = _with_type(name, value) if name in TYPED else _plain(value)
         return out
+
+    def __post_init__(self) -> None:
+        """A scorer that asks a language model, and names none, asks the run's own proposer."""
+        for name in ("scorer", "outcome"):
+            spec = getattr(self, name)
+            for key in [key for key, section in _inner_sections(type(spec)).items() if section == "proposer"]:
+                if getattr(spec, key) is None:
+                    object.__setattr__(self, name, dataclasses.replace(spec, **{key: self.proposer}))
 
     def labels(self) -> list[str]:
         """What must stand beside every number of this run: SIMULATED, ORACLE."""
-        found = [getattr(getattr(self, name), "label", None) for name in ("proposer", "scorer", "outcome")]
-        return sorted({label for label in found if label})
+        specs = [spec for name in ("proposer", "scorer", "outcome") for spec in specs_in(getattr(self, name))]
+        return sorted({label for spec in specs if (label := getattr(spec, "label", None))})
 
 
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -232,10 +241,24 @@ def _spelled(name: str, value: Any) -> Any:
                 f"{name} is empty: use {{type: none}} to go without, or leave the key out for the default"
             )
         if isinstance(value, list):
-            raise ConfigError(f"{name} is a list: a run has one {name}; use a mapping such as {{type: bundled}}")
+            if name != "proposer":
+                raise ConfigError(f"{name} is a list: a run has one {name}; use a mapping such as {{type: bundled}}")
+            return {"type": "mixture", "members": [_member(k, item) for k, item in enumerate(value)]}
     if name in PLAIN and value is None:
         return {}
     return value
+
+
+def _member(number: int, value: Any) -> Data:
+    """`{type: vllm, model: M, weight: 2}` in a list of proposers: what is the member's own, and its model's spec."""
+    if isinstance(value, str):
+        value = {"type": value}
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"proposer[{number}] = {value!r}: must be a mapping such as {{type: vllm, model: M, weight: 2}}"
+        )
+    own = {key: value[key] for key in MEMBER if key in value}
+    return {**own, "model": {key: item for key, item in value.items() if key not in own}}
 
 
 def _merge(name: str, low: Any, high: Any, named: dict[str, bool]) -> Any:
@@ -254,10 +277,10 @@ def _merge(name: str, low: Any, high: Any, named: dict[str, bool]) -> Any:
     return {**low, **high}
 
 
-def _typed(name: str, data: Data) -> Any:
-    """The spec of a typed section: its `type` picks the dataclass."""
-    kind = data["type"]
-    known = {**_registry(name), **_own(name, kind)}
+def _typed(section: str, data: Data, where: str | None = None) -> Any:
+    """The spec of a typed section: its `type` picks the dataclass. `where`: its dotted name, if not the section's own."""
+    kind, name = data["type"], where or section
+    known = {**_registry(section), **_own(name, kind)}
     if not isinstance(kind, str) or kind not in known:
         raise ConfigError(
             f"{name}.type = {kind!r}: unknown{_nearest(str(kind), known)}; known types: {', '.join(known)}"
@@ -296,10 +319,46 @@ def _section(cls: type, data: Data, where: str, of: str = "") -> Any:
 
     _known_fields(cls, data, where, of)
     _finite(data, where)
+    data = _built_inside(cls, data, where)
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
         raise ConfigError(_explain(error.errors(include_url=False), data, where)) from None
+
+
+def _built_inside(cls: type, data: Data, where: str) -> Data:
+    """`data` with the specs inside it built: fields that name a section, and lists of dataclasses that hold such fields."""
+    out = dict(data)
+    for f in dataclasses.fields(cls):
+        value, at = data.get(f.name), f"{where}.{f.name}"
+        if value is None:
+            continue
+        if "section" in f.metadata:
+            inner = {"type": value} if isinstance(value, str) else value
+            if not isinstance(inner, dict) or "type" not in inner:
+                raise ConfigError(f"{at} = {value!r}: must be a mapping with a type, such as {{type: vllm, model: M}}")
+            out[f.name] = _typed(f.metadata["section"], inner, at)
+        elif "items" in f.metadata:
+            if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+                raise ConfigError(f"{at} = {value!r}: must be a list of mappings")
+            out[f.name] = tuple(_section(f.metadata["items"], item, f"{at}[{k}]") for k, item in enumerate(value))
+    return out
+
+
+def _inner_sections(cls: type) -> dict[str, str]:
+    """Fields of a spec that hold a spec of another section."""
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return {f.name: f.metadata["section"] for f in fields if "section" in f.metadata}
+
+
+def specs_in(spec: Any) -> Iterator[Any]:
+    """A backend's spec and all specs inside it."""
+    yield spec
+    for key in _inner_sections(type(spec)):
+        if getattr(spec, key) is not None:
+            yield from specs_in(getattr(spec, key))
+    for member in getattr(spec, "members", ()):
+        yield from specs_in(member.model)
 
 
 def _scalars(values: Data) -> Data:
@@ -377,6 +436,9 @@ def _check(config: Config) -> None:
         _range("sampling.temperature", t, t >= 0, "0 (greedy) or more")
     _range("sampling.temperature", temperatures, temperatures != (), "a number or a list of at least one")
     _range("sampling.top_p", config.sampling.top_p, 0 < config.sampling.top_p <= 1, "above 0 and at most 1")
+    named, members = getattr(config.search, "proposers", ()), getattr(config.proposer, "names", [])
+    known = f"names of the run's proposers ({', '.join(members) or 'it has no list of them'})"
+    _range("search.proposers", list(named), set(named) <= set(members), known)
     counts: Data = {"limit": config.limit, "budget.tokens": config.budget.tokens}
     counts |= {f"limits.{key}": value for key, value in _plain(config.limits).items()}
     if config.engine.trees != "auto":
@@ -414,12 +476,24 @@ def type_name(section: str, spec: Any) -> str:
 def _plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists, paths as text: what YAML can hold. What no config can set is left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init and f.compare}
+        inner = _inner_sections(type(value))
+        return {
+            f.name: _with_type(inner[f.name], getattr(value, f.name))
+            if f.name in inner
+            else _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.init and f.compare
+        }
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _with_type(section: str, spec: Any) -> Any:
+    """A typed section as YAML can hold it."""
+    return None if spec is None else {"type": type_name(section, spec), **_plain(spec)}
 
 
 def flatten(data: Data, where: str = "") -> Data:

@@ -23,7 +23,7 @@ from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply,
 from treesearch.pool import Pool, Replica
 from treesearch.store import Row
 from treesearch.tasks.base import Task
-from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite
+from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +216,9 @@ class Engine:
             if self._ended(job):
                 return Expansion(job.leaf, chains)  # nobody will look at it: counted, not scored
             _check_chains(job, chains)
+            path = under_way(job.path)
+            if len(path) < len(job.path):  # what is read and judged is one attempt
+                job = replace(job, path=path)
             chains = tuple([await self._read(job, chain) for chain in chains])
             return await self._judge(job, chains)
         except RunError:  # no replica is left, or the checker cannot start: no fault of this job
@@ -345,7 +348,7 @@ def _check_chains(job: Job, chains: Sequence[Chain]) -> None:
     for chain in chains:
         if not chain:
             raise ValueError("the proposer gave a chain without a step")
-        if job.until == "answer" and chain[-1].finish == "step":
+        if job.until != "step" and chain[-1].finish == "step":
             raise ValueError("the proposer was asked for the answer and stopped before it")
 
 

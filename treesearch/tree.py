@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from treesearch.types import Candidate, Expansion, Step
+from treesearch.types import Candidate, Expansion, Step, attempts
 
 if TYPE_CHECKING:
     import networkx
@@ -134,6 +134,11 @@ class Tree:
         step = self.steps[node]
         return "step" if step is None else step.finish
 
+    def proposer(self, node: int) -> str | None:
+        """The member of a mixture that wrote this step."""
+        step = self.steps[node]
+        return None if step is None else step.proposer
+
     def tokens(self) -> int | None:
         """Generated tokens of all nodes; None if any count is unknown."""
         total = 0
@@ -149,7 +154,7 @@ class Tree:
         return [self._candidate(i) for i, step in enumerate(self.steps) if step is not None and _finished(step)]
 
     def _candidate(self, node: int) -> Candidate:
-        path = self.path(node)
+        path = attempts(self.path(node))[-1]
         counts = [step.tokens for step in path]
         return Candidate(
             node=node,

@@ -46,7 +46,7 @@ class Step:
     `logprob` is in nats, summed over the step; `score` any finite float, by default P(right so far) in [0, 1].
     `finish`: `step` (goes on), `answer` (the chain ended) or `length` (cut by a limit). On a finished step `answer` is
     what the task read from the whole chain, `canonical` its form for votes (both None: nothing readable), and
-    `outcome` the outcome model's score.
+    `outcome` the outcome model's score. `proposer` names the member of a mixture that wrote it, whose `ids` they are.
     """
 
     text: str
@@ -58,14 +58,30 @@ class Step:
     answer: str | None = None
     canonical: str | None = None
     outcome: float | None = None
+    proposer: str | None = None
 
     def scored(self, score: float) -> Step:
         """The same step with this score; a third of the time that `dataclasses.replace` takes, once for each node."""
         return Step(self.text, self.ids, self.tokens, self.logprob, score, self.finish, self.answer, self.canonical,
-                    self.outcome)  # fmt: skip
+                    self.outcome, self.proposer)  # fmt: skip
 
 
 Chain = tuple[Step, ...]
+
+
+def attempts(path: Chain) -> list[Chain]:
+    """The path in its attempts: each ends with a finished answer that the next one revises; the last may be open."""
+    parts: list[list[Step]] = [[]]
+    for step in path:
+        parts[-1].append(step)
+        if step.finish != "step":
+            parts.append([])
+    return [tuple(part) for part in parts if part]
+
+
+def under_way(path: Chain) -> Chain:
+    """The attempt that the next step continues: what follows the last finished answer (the whole path if none is)."""
+    return next((path[k + 1 :] for k in reversed(range(len(path))) if path[k].finish != "step"), path)
 
 
 @dataclass(frozen=True, slots=True)

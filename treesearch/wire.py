@@ -35,7 +35,7 @@ def unseal(frame: bytes) -> Any:
 
 def step_row(step: Step) -> tuple[Any, ...]:
     return (step.text, step.ids, step.tokens, step.logprob, step.score, step.finish, step.answer, step.canonical,
-            step.outcome)  # fmt: skip
+            step.outcome, step.proposer)  # fmt: skip
 
 
 def chain_rows(chains: Sequence[Chain]) -> list[list[tuple[Any, ...]]]:

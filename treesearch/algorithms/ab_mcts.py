@@ -21,13 +21,15 @@ class ABMCTS:
     Thompson sampling draws the mean of both posteriors and takes the larger; CONT then draws among the children. A new
     score updates GEN and the child's arm at its parent, and CONT and the child's arm at every node above. `unit` step:
     a child is one step, and finished children are not continued; answer: a child is a whole chain, revised at deeper
-    levels. `prior` beta needs scores in [0, 1].
+    levels. `prior` beta needs scores in [0, 1]. `proposers` names members of a mixture: who makes a new child is drawn by
+    Thompson sampling over the scores that each of them got anywhere in the tree (Multi-LLM AB-MCTS).
     """
 
     simulations: int = 32
     unit: Literal["step", "answer"] = "step"
     prior: Literal["gaussian", "beta"] = "gaussian"
     parallel: int = 1
+    proposers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         at_least(1, simulations=self.simulations, parallel=self.parallel)
@@ -37,12 +39,14 @@ class ABMCTS:
     def search(self, tree: Tree) -> Wishes:
         draw = DRAWS[self.prior]
         nodes: dict[int, _Node] = defaultdict(_Node)
+        earned: dict[str, list[float]] = {name: [] for name in self.proposers}
         flying, left = 0, self.simulations
         while True:
             wishes: list[Expand] = []
             while flying < self.parallel and left and self.can_grow(tree, ROOT):
                 leaf = self.select(tree, nodes, draw)
-                wishes.append(Expand(leaf, 1, self.until(leaf)))
+                who = max(earned, key=lambda name: draw(earned[name], tree.rng), default=None)
+                wishes.append(Expand(leaf, 1, self.until(leaf), proposer=who))
                 flying, left = flying + 1, left - 1
             if not flying:
                 return
@@ -55,6 +59,8 @@ class ABMCTS:
                 nodes[tip].parent = reply.leaf
                 nodes[reply.leaf].children.append(tip)
                 observe(nodes, tip, tree.score(tip))
+                if (author := tree.proposer(tip)) in earned:
+                    earned[author].append(tree.score(tip))
 
     def select(self, tree: Tree, nodes: dict[int, _Node], draw: Draw) -> int:
         """Descend from the root until a GEN arm wins; returns the node that gets a new child."""

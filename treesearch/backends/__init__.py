@@ -6,6 +6,7 @@ from typing import Any
 
 from treesearch.backends.bundled import Bundled, BundledPRM
 from treesearch.backends.legal import Legal
+from treesearch.backends.mixture import Member, Mixture
 from treesearch.backends.none import NoModel
 from treesearch.backends.oracle import Oracle, OracleOutcome
 from treesearch.backends.recorded import Recorded, RecordedOutcome, RecordedScorer
@@ -15,9 +16,10 @@ from treesearch.backends.transformers import Transformers
 from treesearch.backends.verifier import Verifier, VerifierOutcome
 from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM
 
-__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "VLLM", "VLLMORM", "VLLMPRM", "Bundled", "BundledPRM", "Legal", "NoModel",
-           "Oracle", "OracleOutcome", "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated", "SimulatedOutcome",
-           "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM", "Verifier", "VerifierOutcome"]  # fmt: skip
+__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "VLLM", "VLLMORM", "VLLMPRM", "Bundled", "BundledPRM", "Legal", "Member",
+           "Mixture", "NoModel", "Oracle", "OracleOutcome", "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated",
+           "SimulatedOutcome", "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM",
+           "Verifier", "VerifierOutcome"]  # fmt: skip
 
 PROPOSERS: dict[str, Any] = {
     "bundled": Bundled,
@@ -26,6 +28,7 @@ PROPOSERS: dict[str, Any] = {
     "recorded": Recorded,
     "simulated": Simulated,
     "legal": Legal,
+    "mixture": Mixture,
 }
 SCORERS: dict[str, Any] = {
     "bundled": BundledPRM,

@@ -150,7 +150,7 @@ class RecordedProposer:
     def _down(self, job: Job, path: tuple[str, ...], step: Step) -> Chain:
         """This child, and where the answer is asked for, the first children below it."""
         chain = [step]
-        while job.until == "answer" and chain[-1].finish == "step":
+        while job.until != "step" and chain[-1].finish == "step":
             path = (*path, chain[-1].text)
             children = self.recorded.get((job.problem.id, path))
             if not children:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from treesearch.backends.base import LastScore, Limits, Scored, Scorer
 from treesearch.errors import ConfigError
 from treesearch.tasks.base import Prompt, Task
-from treesearch.types import Chain, Job, Step, chain_seed, digest
+from treesearch.types import Chain, Job, Step, chain_seed, digest, under_way
 
 Sleep = Callable[[float], Awaitable[None]]
 WRONG = 6  # different wrong answers
@@ -72,12 +72,13 @@ class SimulatedProposer:
 
     def _chain(self, job: Job, i: int) -> Chain:
         rng = random.Random(chain_seed(job.seed, i))
-        right = all(good(step.text) for step in job.path)
+        path = under_way(job.path)
+        right = all(good(step.text) for step in path)
         stays = self.spec.accuracy ** (1 / self.steps)
         chain: list[Step] = []
-        while not chain or (job.until == "answer" and chain[-1].finish == "step"):
+        while not chain or (job.until != "step" and chain[-1].finish == "step"):
             right = right and rng.random() < stays
-            done = len(job.path) + len(chain) + 1 >= self.steps
+            done = len(path) + len(chain) + 1 >= self.steps
             answer = job.problem.reference if right and job.problem.reference else f"wrong-{rng.randrange(WRONG)}"
             going_on = f"{'good' if right else 'bad'} {rng.randrange(1000)}{self.task.separator}"
             text = f"Answer: {answer}" if done else going_on
