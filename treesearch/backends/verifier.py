@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
 
-from treesearch.backends.base import Scored, Scorer
+from treesearch.backends.base import Scored, Scorer, states
 from treesearch.backends.once import Once
 from treesearch.errors import ConfigError, RequestError, RunError
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job, digest
 from treesearch.workers import Bounds, Operation, WorkerLost, Workers
 
-State = tuple[str, tuple[str, ...]]  # question, texts of the steps
 LONGEST_VALUE = 80  # characters of a wrong value that are told
 
 
@@ -96,20 +95,18 @@ class VerifierScorer:
 
     async def _item(self, job: Job, chains: tuple[Chain, ...]) -> Scored | Exception:
         rows = [states(job, chain)[-1 if self.whole else 0 :] for chain in chains]
-        values = await asyncio.gather(*(self._value(state) for row in rows for state in row), return_exceptions=True)
-        for value in values:
-            if isinstance(value, Exception):
-                return value
-        found = iter(values)
-        return Scored(tuple(tuple(next(found) for _ in row) for row in rows), 0)  # type: ignore[misc]
+        question = job.problem.question
+        try:
+            values = iter(await asyncio.gather(*(self._value(question, state) for row in rows for state in row)))
+        except Exception as error:
+            return error
+        return Scored(tuple(tuple(next(values) for _ in row) for row in rows), 0)
 
-    async def _value(self, state: State) -> float:
-        question, steps = state
-        value, _ = await self._once.get(digest(question, *steps), lambda: self._ask(state))
+    async def _value(self, question: str, steps: tuple[str, ...]) -> float:
+        value, _ = await self._once.get(digest(question, *steps), lambda: self._ask(question, steps))
         return value
 
-    async def _ask(self, state: State) -> float:
-        question, steps = state
+    async def _ask(self, question: str, steps: tuple[str, ...]) -> float:
         request = {"op": "call", "name": self.spec.function, "question": question, "steps": steps}
         loop = asyncio.get_running_loop()
         try:
@@ -119,12 +116,6 @@ class VerifierScorer:
         if "error" in reply:
             raise RequestError(f"{self.spec.function} failed after {steps[-1]!r}: {reply['error']}")
         return float(reply["value"])
-
-
-def states(job: Job, chain: Chain) -> list[State]:
-    """The state after each new step of a chain."""
-    texts = [step.text for step in (*job.path, *chain)]
-    return [(job.problem.question, tuple(texts[:k])) for k in range(len(job.path) + 1, len(texts) + 1)]
 
 
 # In the process
