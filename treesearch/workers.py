@@ -63,9 +63,8 @@ class Workers:
 
         Raises WorkerLost if the process was killed, RunError if it cannot load `name` or these workers are closed.
         """
-        worker = self._take()
+        worker = self._ready(name)
         try:
-            worker.load(name)
             reply = worker.ask(request, self.bounds.seconds)
         except BaseException:
             self._drop(worker)
@@ -76,9 +75,9 @@ class Workers:
 
     def start(self, name: str) -> None:
         """One process that has loaded `name` waits from now on. Raises RunError if that fails."""
-        worker = self._take()
-        worker.load(name)
-        self._idle.append(worker)
+        worker = self._ready(name)
+        with self._lock:
+            self._idle.append(worker)
 
     def kill(self) -> None:
         """End all processes, whatever they do; none is started any more."""
@@ -87,6 +86,16 @@ class Workers:
             running = list(self.all)
         for worker in running:
             worker.kill()
+
+    def _ready(self, name: str) -> Worker:
+        """A process that has loaded `name`."""
+        worker = self._take()
+        try:
+            worker.load(name)
+        except BaseException:
+            self._drop(worker)
+            raise
+        return worker
 
     def _take(self) -> Worker:
         """A process that waits and lives, else a fresh one."""
@@ -183,6 +192,7 @@ def serve(pipe: int, serving: str, seconds: float, memory: int, files: int | Non
             reply = json.dumps({"value": operations[request["op"]](loaded, request)})
         except Exception as error:  # whatever is raised about a model's text is a value for the caller
             reply = json.dumps({"error": f"{type(error).__name__}: {error}"[:LONGEST_ERROR]})
+        signal.alarm(0)
         connection.send_bytes(reply.encode())
 
 
@@ -194,8 +204,8 @@ def _limit(kind: str, most: int | None) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """Should the parent be gone, the kernel ends this process: its processor time so far, and some more."""
-    if sys.platform != "win32":
-        import resource
+    """Should the parent be gone, the kernel ends this process: some time later, and after some more processor time."""
+    import resource
 
-        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds) + 1, resource.RLIM_INFINITY))
+    signal.alarm(math.ceil(seconds) + 1)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds) + 1, resource.RLIM_INFINITY))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import pytest
 
 from tests.backends.models import job, save
 from tests.backends.saying import Says
+from treesearch.algorithms.base import Wishes
 from treesearch.backends import OUTCOMES
 from treesearch.backends.base import Scored
 from treesearch.backends.judge import ANSWER, NUMBERS, Judge, JudgeOutcome, ballot, fill, puzzle_prompt, verdict
+from treesearch.backends.mixture import Member, Mixture
 from treesearch.backends.recorded import Recorded
 from treesearch.backends.simulated import Simulated
 from treesearch.backends.transformers import Transformers
@@ -25,7 +27,8 @@ from treesearch.run import answer_all
 from treesearch.tasks import load_task
 from treesearch.tasks.base import Prompt
 from treesearch.tasks.countdown import Countdown
-from treesearch.types import Chain, Job, Step
+from treesearch.tree import ROOT, Tree
+from treesearch.types import Chain, Expand, Job, Step
 
 PLAIN, GAME, COUNTDOWN = (load_task(name) for name in ("plain", "game24", "countdown"))
 VOTES = ["well\nsure", "10 - 4 = 6\n\nlikely", "no\nimpossible"]
@@ -308,6 +311,31 @@ def test_a_run_whose_judge_is_its_own_proposer() -> None:
     assert scores and all(score is not None and 0 <= score <= 1 for score in scores) and len(set(scores)) > 3
     again = asyncio.run(answer_all(config, GAME.problems("game24")[:3][::-1]))
     assert [answer.candidates for answer in again[::-1]] == [answer.candidates for answer in answers]
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Asks for three siblings to be compared, once."""
+
+    def search(self, tree: Tree) -> Wishes:
+        reply = yield [Expand(ROOT, n=3, until="answer", score="siblings")]
+        tree.grow(reply)
+
+
+def test_the_engine_shows_a_judge_all_siblings_of_a_wish() -> None:
+    config = replace(load(None, ["proposer=simulated"]), search=Compare(), scorer=Judge(Says(best(2, 2, 3))))
+    (answer,) = asyncio.run(answer_all(config, GAME.problems("game24")[:1]))
+    assert [set(candidate.scores) for candidate in answer.candidates] == [{0.0}, {2 / 3}, {1 / 3}]
+
+
+def test_each_model_of_a_mixture_is_asked_in_its_own_way(tmp_path: Path) -> None:
+    folders = [save(tmp_path / str(chat), "causal", chat=chat, max_position_embeddings=2048) for chat in (True, False)]
+    mixture = Mixture(tuple(Member(Transformers(str(folder))) for folder in folders))
+    scorer: Any = Judge(model=mixture).build(PLAIN, Prompt())
+    assert [member.prompt.style for member in scorer.panel.proposer.proposers] == ["chat", "direct"]
+    assert not scorer.panel.chats
+    direct: Any = Judge(model=Transformers(str(folders[0])), style="direct").build(PLAIN, Prompt())
+    assert direct.panel.proposer.prompt.style == "direct" and not direct.panel.chats
 
 
 def test_closing_closes_the_model() -> None:

@@ -76,6 +76,7 @@ def test_weights_written_anew_are_others_and_what_nobody_uses_goes(tmp_path: Pat
 class Arguments:
     model: str = "org/name"
     max_num_seqs: int = 8
+    tokenizer: str | None = None
 
 
 @dataclass
@@ -87,6 +88,7 @@ class AsyncLLM:
 
     @classmethod
     def from_engine_args(cls, arguments: Arguments, stat_loggers: Any) -> AsyncLLM:
+        arguments.tokenizer = arguments.model  # as vLLM does
         return cls(arguments)
 
     def shutdown(self) -> None:

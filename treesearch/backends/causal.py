@@ -17,6 +17,7 @@ from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job, Step
 
 UNBOUNDED = 1 << 30  # tokens of context where a model's config names no limit
+MOST_PROMPTS = 4096  # questions whose token ids are kept
 
 
 def location(model: str, bundled: str) -> str:
@@ -81,6 +82,8 @@ class CausalProposer:
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids before the first step; tokenised once a question. A chat template brings its own special tokens."""
         if question not in self._prompts:
+            if len(self._prompts) >= MOST_PROMPTS:  # a judge's questions are all different
+                self._prompts.clear()
             text = prompts.build(self.task, self.prompt, question, self.chat)
             special = self.prompt.style != "chat"
             self._prompts[question] = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])

@@ -83,12 +83,21 @@ class Panel:
         style = spec.style or ("chat" if hasattr(spec.model, "base_url") else "direct")  # a server has its templates
         limits = Limits(spec.max_tokens, spec.max_tokens, DEPTH)
         self.proposer: Any = spec.model.build(Verbatim(), Prompt(style), limits)
-        self.chats = style == "chat" or not hasattr(self.proposer, "chat")
-        if spec.style is None and getattr(self.proposer, "chat", None) is not None:
-            self.proposer.prompt, self.chats = Prompt("chat"), True
+        self.chats = style == "chat" or self._chats_if_it_can()
         self.path = self._begun(lead)
         self.max_jobs: int = self.proposer.max_jobs
         self._once: Once[tuple[Any, int | None]] = Once()
+
+    def _chats_if_it_can(self) -> bool:
+        """Whether all models in the proposer are asked in a chat: those with a template, unless the user said direct, and
+        those that do not tell."""
+        chats = True
+        for proposer in getattr(self.proposer, "proposers", [self.proposer]):
+            if getattr(proposer, "chat", None) is not None and self.spec.style is None:
+                proposer.prompt = Prompt("chat")
+            else:
+                chats = chats and not hasattr(proposer, "chat")
+        return chats
 
     def _begun(self, lead: str) -> Chain:
         if not lead or getattr(self.proposer, "only_answers", None):

@@ -7,6 +7,7 @@ on a CPU; versions MEANT are expected to work, on GPUs too, and say once that th
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import os
 import warnings
@@ -145,7 +146,7 @@ def started(arguments: Any) -> VLLMEngine:
 
     A proposer that also judges is loaded once so. Raises ConfigError if it cannot start.
     """
-    key = (arguments, list(STAT_LOGGERS), stamp(arguments.model))
+    key = copy.deepcopy(arguments), list(STAT_LOGGERS), stamp(arguments.model)  # starting fills arguments in
     _running[:] = [(known, engine) for known, engine in _running if engine.users and not engine.dead]
     engine = next((engine for known, engine in _running if known == key), None)
     if engine is None:
