@@ -47,7 +47,7 @@ def test_harmless_tasks_run_inline_and_start_no_process() -> None:
     assert asyncio.run(checker.read(TASKS["gsm8k"], "", ["#### 5.0"])) == ("5.0", "5")
     assert asyncio.run(checker.read(TASKS["gsm8k"], "", ["none"])) == (None, None)
     assert asyncio.run(checker.check(TASKS["gsm8k"], Problem("p", "", "5"), "5.0")) is True
-    assert not checker._all
+    assert not checker._workers.all
     checker.close()
 
 
@@ -88,7 +88,7 @@ def test_a_form_that_takes_for_ever_does_so_once_not_with_each_other_form(checke
 
 def test_a_process_killed_from_outside_is_replaced(checker: Checker) -> None:
     assert asyncio.run(checker.check(MATH, HALF, "1+1")) is False
-    for process in list(checker._all):
+    for process in list(checker._workers.all):
         os.kill(process.pid, signal.SIGKILL)
         process._program.wait()
     counted = checker.timeouts
@@ -153,7 +153,7 @@ def test_a_hostile_task_without_a_name_is_refused() -> None:
 def test_close_ends_every_process() -> None:
     checker = Checker()
     asyncio.run(checker.read(Broken(), "", ["1"]))
-    programs = [process._program for process in checker._all]
+    programs = [process._program for process in checker._workers.all]
     checker.close()
     assert len(programs) == 1 and all(program.poll() is not None for program in programs)
     with pytest.raises(RuntimeError):
@@ -165,7 +165,7 @@ def test_closing_ends_what_is_running() -> None:
 
     async def closed_meanwhile() -> bool | None:
         task = asyncio.ensure_future(checker.check(MATH, Problem("p", "", "2"), "9^{9^{9^{9}}}"))
-        while not any(MATH.name in process.loaded for process in checker._all):
+        while not any(MATH.name in process.loaded for process in checker._workers.all):
             await asyncio.sleep(0)
         await asyncio.to_thread(checker.close)
         return await task

@@ -14,7 +14,7 @@ FLOORS = [
     {"tree", "answers", "tasks"},
     {"algorithms"},
     {"forms", "manager", "wire", "mounts", "store", "dispatch"},
-    {"backends", "models", "checker"},
+    {"backends", "models", "checker", "workers"},
     {"pool", "engine", "config", "problems", "progress", "results", "run"},
     {"actors"},
     {"cli", "__main__", "sweep", "server", "viewer", "report", "export", "doctor", "learn"},

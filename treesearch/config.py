@@ -14,7 +14,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -367,6 +367,15 @@ def specs_in(spec: Any) -> Iterator[Any]:
             yield from specs_in(getattr(spec, key))
     for member in getattr(spec, "members", ()):
         yield from specs_in(member.model)
+
+
+def with_specs(spec: Any, change: Callable[[Any], Any]) -> Any:
+    """A backend's spec with `change` made to it and to all specs inside it."""
+    inner = {key: getattr(spec, key) for key in _inner_sections(type(spec)) if getattr(spec, key) is not None}
+    changed = {key: with_specs(value, change) for key, value in inner.items()}
+    if members := getattr(spec, "members", ()):
+        changed["members"] = tuple(dataclasses.replace(m, model=with_specs(m.model, change)) for m in members)
+    return change(dataclasses.replace(spec, **changed) if changed else spec)
 
 
 def _scalars(values: Data) -> Data:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from treesearch.backends.bundled import Bundled, BundledPRM
+from treesearch.backends.generative import Generative, GenerativeOutcome
+from treesearch.backends.judge import Judge, JudgeOutcome
 from treesearch.backends.legal import Legal
 from treesearch.backends.mixture import Member, Mixture
 from treesearch.backends.none import NoModel
@@ -13,11 +15,40 @@ from treesearch.backends.recorded import Recorded, RecordedOutcome, RecordedScor
 from treesearch.backends.reward import TransformersORM, TransformersPRM
 from treesearch.backends.simulated import Simulated, SimulatedOutcome, SimulatedScorer
 from treesearch.backends.transformers import Transformers
+from treesearch.backends.verifier import Verifier, VerifierOutcome
 from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM
 
-__all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "VLLM", "VLLMORM", "VLLMPRM", "Bundled", "BundledPRM", "Legal", "Member",
-           "Mixture", "NoModel", "Oracle", "OracleOutcome", "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated",
-           "SimulatedOutcome", "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
+__all__ = [
+           "OUTCOMES",
+           "PROPOSERS",
+           "SCORERS",
+           "VLLM",
+           "VLLMORM",
+           "VLLMPRM",
+           "Bundled",
+           "BundledPRM",
+           "Generative",
+           "GenerativeOutcome",
+           "Judge",
+           "JudgeOutcome",
+           "Legal",
+           "Member",
+           "Mixture",
+           "NoModel",
+           "Oracle",
+           "OracleOutcome",
+           "Recorded",
+           "RecordedOutcome",
+           "RecordedScorer",
+           "Simulated",
+           "SimulatedOutcome",
+           "SimulatedScorer",
+           "Transformers",
+           "TransformersORM",
+           "TransformersPRM",
+           "Verifier",
+           "VerifierOutcome",
+]  # fmt: skip
 
 PROPOSERS: dict[str, Any] = {
     "bundled": Bundled,
@@ -34,6 +65,9 @@ SCORERS: dict[str, Any] = {
     "transformers": TransformersPRM,
     "recorded": RecordedScorer,
     "simulated": SimulatedScorer,
+    "judge": Judge,
+    "generative": Generative,
+    "verifier": Verifier,
     "oracle": Oracle,
     "none": NoModel,
 }
@@ -43,5 +77,8 @@ OUTCOMES: dict[str, Any] = {
     "transformers": TransformersORM,
     "recorded": RecordedOutcome,
     "simulated": SimulatedOutcome,
+    "judge": JudgeOutcome,
+    "generative": GenerativeOutcome,
+    "verifier": VerifierOutcome,
     "oracle": OracleOutcome,
 }

@@ -78,3 +78,9 @@ def _last(reply: Scored | Exception) -> Scored | Exception:
     if isinstance(reply, Exception):
         return reply
     return Scored(tuple(row[-1:] for row in reply.scores), reply.tokens)
+
+
+def states(job: Job, chain: Chain) -> list[tuple[str, ...]]:
+    """Texts of the path up to and with each new step of a chain."""
+    texts = tuple(step.text for step in (*job.path, *chain))
+    return [texts[:k] for k in range(len(job.path) + 1, len(texts) + 1)]

@@ -18,6 +18,7 @@ from treesearch.backends.base import Limits
 from treesearch.backends.batcher import Batcher
 from treesearch.backends.causal import CausalProposer, Draft, context_of, ends_of, location, unloadable
 from treesearch.backends.chat import use_template
+from treesearch.backends.weights import shared, stamp
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job
 
@@ -54,7 +55,10 @@ class Transformers:
 
 
 def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[Any, Any]:
-    """(model in evaluation mode on its device, tokenizer) of a spec with model, dtype, device, revision."""
+    """(model in evaluation mode on its device, tokenizer) of a spec with model, dtype, device, revision.
+
+    The model is shared with all that run it alike; a tokenizer, which may be given another template, is not.
+    """
     import torch
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -70,10 +74,11 @@ def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **given)
         kind = getattr(torch, dtype, dtype) if dtype != "auto" else "auto"
-        model = from_pretrained(name, dtype=kind, **given)
+        key = (from_pretrained, name, spec.revision, dtype, device, stamp(name))
+        model = shared(key, lambda: from_pretrained(name, dtype=kind, **given).eval().to(device))
     except (OSError, ValueError) as error:
         raise unloadable(spec.model, error) from error
-    return model.eval().to(device), tokenizer
+    return model, tokenizer
 
 
 @dataclass(slots=True)

@@ -137,9 +137,8 @@ def describe(spec: EngineSpec, bundled: str, chat_template: str | None = None) -
 
 
 def start(spec: EngineSpec, model: Model, runner: Runner, share: float, rows: bool = False) -> VLLMEngine:
-    """An engine of this model; `rows` asks a pooling one for every token's logits."""
-    arguments = vllm_engine.configure(runner, spec, model.name, model.context, share, rows)
-    return VLLMEngine(arguments, vllm_engine.STAT_LOGGERS)
+    """An engine of this model, shared with all that run it alike; `rows` asks a pooling one for every token's logits."""
+    return vllm_engine.started(vllm_engine.configure(runner, spec, model.name, model.context, share, rows))
 
 
 def stops(splitter: Splitter, separator: str) -> tuple[list[int], list[str]]:
