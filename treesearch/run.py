@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from treesearch import __version__, problems
+from treesearch.algorithms.base import Search
 from treesearch.answers import aggregate
 from treesearch.backends.base import LastScore, Proposer, Scorer
 from treesearch.checker import Checker
@@ -29,6 +30,7 @@ from treesearch.progress import Counters, Progress
 from treesearch.store import Store
 from treesearch.tasks import load_task
 from treesearch.tasks.base import Task
+from treesearch.tree import Tree
 from treesearch.types import Answer, Candidate, Problem
 
 Row = dict[str, Any]  # a line of results.jsonl
@@ -122,17 +124,26 @@ def settings(config: Config) -> Settings:
 
 
 def engine(config: Config, models: Models, task: Task, store: Store | None = None) -> Engine:
-    """An engine as the config wants it."""
+    """An engine as the config wants it. Raises ConfigError for a search that its proposer cannot do."""
+    proposers = models.proposers(config, task)
+    check_search(config.search, proposers)
     return Engine(
         config.search,
         task,
-        models.proposers(config, task),
+        proposers,
         models.scorers(config, task) or None,
         [LastScore(model) for model in models.scorers(config, task, "outcome")] or None,  # a PRM serves as one too
         settings=settings(config),
         checker=models.checker,
         store=store,
     )
+
+
+def check_search(search: Search, proposers: Iterable[Proposer]) -> None:
+    """Refuse a search whose first wishes are for steps where a proposer writes whole answers only."""
+    reasons = [reason for proposer in proposers if (reason := getattr(proposer, "only_answers", None))]
+    if reasons and any(wish.until != "answer" for wish in next(search.search(Tree()), [])):
+        raise ConfigError(reasons[0])
 
 
 def _stream(engine: Engine, asked: Sequence[Problem]) -> AbstractAsyncContextManager[AsyncGenerator[Answer, None]]:

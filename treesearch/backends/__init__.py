@@ -7,6 +7,7 @@ from typing import Any
 from treesearch.backends.bundled import Bundled, BundledPRM
 from treesearch.backends.legal import Legal
 from treesearch.backends.none import NoModel
+from treesearch.backends.openai import OpenAI
 from treesearch.backends.oracle import Oracle, OracleOutcome
 from treesearch.backends.recorded import Recorded, RecordedOutcome, RecordedScorer
 from treesearch.backends.reward import TransformersORM, TransformersPRM
@@ -15,6 +16,7 @@ from treesearch.backends.transformers import Transformers
 from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM
 
 __all__ = ["OUTCOMES", "PROPOSERS", "SCORERS", "VLLM", "VLLMORM", "VLLMPRM", "Bundled", "BundledPRM", "Legal", "NoModel",
+           "OpenAI",
            "Oracle", "OracleOutcome", "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated", "SimulatedOutcome",
            "SimulatedScorer", "Transformers", "TransformersORM", "TransformersPRM"]  # fmt: skip
 
@@ -22,6 +24,7 @@ PROPOSERS: dict[str, Any] = {
     "bundled": Bundled,
     "vllm": VLLM,
     "transformers": Transformers,
+    "openai": OpenAI,
     "recorded": Recorded,
     "simulated": Simulated,
     "legal": Legal,
