@@ -88,9 +88,9 @@ class OpenAI:
     def build(self, task: Task, prompt: Prompt, limits: Limits) -> OpenAIProposer:
         """Probe the server. Raises ConfigError if there is none, it refuses the key, or it has no such model."""
         tokenizer = load_tokenizer(self.tokenizer)
-        proposer = OpenAIProposer(self, self.probe(task, prompt), tokenizer, task, prompt, limits)
-        proposer.question_of("1")  # what is wrong with the prompt is said now
-        return proposer
+        if prompt.style == "chat" and tokenizer is not None and chat_of(tokenizer) is None:
+            raise ConfigError(f"proposer.tokenizer {self.tokenizer!r}: has no chat template, which style 'chat' needs")
+        return OpenAIProposer(self, self.probe(task, prompt), tokenizer, task, prompt, limits)
 
     def probe(self, task: Task, prompt: Prompt) -> Abilities:
         """What the server can do for this model. Raises ConfigError as `build`."""
@@ -444,8 +444,8 @@ def read_reply(data: Any, separator: str | None, ids: bool) -> Reply:
         raise RequestError("the server's content filter withheld the reply")
     count = (data.get("usage") or {}).get("completion_tokens")
     tokens = count if isinstance(count, int) and (count > 0 or not text) else None
-    told = choice.get("logprobs") or {}
-    logprobs = [entry["logprob"] for entry in told.get("content") or ()] if chat else told.get("token_logprobs") or ()
+    told = choice.get("logprobs") or {}  # of completions; those of chats, and of llama.cpp, are under `content`
+    logprobs = told.get("token_logprobs") or [entry["logprob"] for entry in told.get("content") or ()]
     stop = stopped(choice, text, separator)
     if not ids:
         return Reply(text, stop, tokens, logprobs=tuple(map(float, logprobs)))
