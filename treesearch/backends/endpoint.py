@@ -110,19 +110,18 @@ class Endpoint:
                 except Exception as error:
                     failure = error
             if not passes(failure):
-                raise self._refused(failure) from failure
+                if (number := getattr(failure, "status_code", None)) is None:
+                    raise failure
+                raise self._refused(failure, number) from failure
             if attempt >= self.retries:
                 raise self._given_up(failure, attempt + 1, began) from failure
             self.retried += 1
             await asyncio.sleep(pause(failure, attempt))
 
-    def _refused(self, error: Exception) -> Exception:
-        status = getattr(error, "status_code", None)
-        if status is None:
-            return error
-        if status in (401, 403) or empty(error):
-            return RunError(f"{self.url} refuses the key or the account ({status}): {message(error)}")
-        return RequestError(f"{self.url} refuses the request ({status}): {message(error)}")
+    def _refused(self, error: Exception, number: int) -> Exception:
+        if number in (401, 403) or empty(error):
+            return RunError(f"{self.url} refuses the key or the account ({number}): {message(error)}")
+        return RequestError(f"{self.url} refuses the request ({number}): {message(error)}")
 
     def _given_up(self, error: Exception, tries: int, began: float) -> Exception:
         if (
