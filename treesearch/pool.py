@@ -85,7 +85,7 @@ class Pool:
                 turn.set_exception(error)
 
     async def run(self, item_id: str, item: Any) -> Any:
-        """The reply to one item. Raises RequestError, RunError, or the item's third failure."""
+        """The reply to one item. Raises RequestError and RunError at once, or the item's third failure."""
         failures = deaths = 0
         while True:
             number = await self._slot(item_id, suspect=deaths > 0)
@@ -98,7 +98,7 @@ class Pool:
                     raise RequestError(f"poison: {deaths} replicas died with this request on them ({reply})")
             else:
                 failures += 1
-                if isinstance(reply, RequestError) or failures == TRIES:
+                if isinstance(reply, RequestError | RunError) or failures == TRIES:
                     raise reply
             self.retries += 1
 

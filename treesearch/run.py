@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from treesearch.algorithms.base import Search
 from treesearch.answers import aggregate
 from treesearch.backends.base import LastScore, Proposer, Scorer
 from treesearch.checker import Checker
@@ -30,6 +31,7 @@ from treesearch.results import Results, Row, Summary, replace_file
 from treesearch.store import Store
 from treesearch.tasks import load_task, prompts
 from treesearch.tasks.base import Task
+from treesearch.tree import Tree
 from treesearch.types import Answer, Candidate, Problem
 
 TICK = 0.5  # seconds
@@ -143,17 +145,26 @@ def settings(config: Config) -> Settings:
 
 
 def engine(config: Config, models: Models, task: Task, store: Store | None = None) -> Engine:
-    """An engine as the config wants it."""
+    """An engine as the config wants it. Raises ConfigError for a search that its proposer cannot do."""
+    proposers = models.proposers(config, task)
+    check_search(config.search, proposers)
     return Engine(
         config.search,
         task,
-        models.proposers(config, task),
+        proposers,
         models.scorers(config, task) or None,
         [LastScore(model) for model in models.scorers(config, task, "outcome")] or None,  # a PRM serves as one too
         settings=settings(config),
         checker=models.checker,
         store=store,
     )
+
+
+def check_search(search: Search, proposers: Iterable[Proposer]) -> None:
+    """Refuse a search whose first wishes are for steps where a proposer writes whole answers only."""
+    reasons = [reason for proposer in proposers if (reason := getattr(proposer, "only_answers", None))]
+    if reasons and any(wish.until != "answer" for wish in next(search.search(Tree()), [])):
+        raise ConfigError(reasons[0])
 
 
 def _stream(

@@ -10,6 +10,7 @@ from treesearch.backends.judge import Judge, JudgeOutcome
 from treesearch.backends.legal import Legal
 from treesearch.backends.mixture import Member, Mixture
 from treesearch.backends.none import NoModel
+from treesearch.backends.openai import OpenAI
 from treesearch.backends.oracle import Oracle, OracleOutcome
 from treesearch.backends.recorded import Recorded, RecordedOutcome, RecordedScorer
 from treesearch.backends.reward import TransformersORM, TransformersPRM
@@ -19,41 +20,17 @@ from treesearch.backends.verifier import Verifier, VerifierOutcome
 from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM
 
 __all__ = [
-           "OUTCOMES",
-           "PROPOSERS",
-           "SCORERS",
-           "VLLM",
-           "VLLMORM",
-           "VLLMPRM",
-           "Bundled",
-           "BundledPRM",
-           "Generative",
-           "GenerativeOutcome",
-           "Judge",
-           "JudgeOutcome",
-           "Legal",
-           "Member",
-           "Mixture",
-           "NoModel",
-           "Oracle",
-           "OracleOutcome",
-           "Recorded",
-           "RecordedOutcome",
-           "RecordedScorer",
-           "Simulated",
-           "SimulatedOutcome",
-           "SimulatedScorer",
-           "Transformers",
-           "TransformersORM",
-           "TransformersPRM",
-           "Verifier",
-           "VerifierOutcome",
+    "OUTCOMES", "PROPOSERS", "SCORERS", "VLLM", "VLLMORM", "VLLMPRM", "Bundled", "BundledPRM", "Generative",
+    "GenerativeOutcome", "Judge", "JudgeOutcome", "Legal", "Member", "Mixture", "NoModel", "OpenAI", "Oracle",
+    "OracleOutcome", "Recorded", "RecordedOutcome", "RecordedScorer", "Simulated", "SimulatedOutcome", "SimulatedScorer",
+    "Transformers", "TransformersORM", "TransformersPRM", "Verifier", "VerifierOutcome",
 ]  # fmt: skip
 
 PROPOSERS: dict[str, Any] = {
     "bundled": Bundled,
     "vllm": VLLM,
     "transformers": Transformers,
+    "openai": OpenAI,
     "recorded": Recorded,
     "simulated": Simulated,
     "legal": Legal,

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treesearch.backends.endpoint import address
 from treesearch.config import Config
 from treesearch.doctor import cluster, machine, models
 from treesearch.doctor.base import Check
 from treesearch.doctor.plan import Need, needs, plan
 from treesearch.mounts import read_mounts
+from treesearch.tasks import load_task
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,9 +46,18 @@ def examine(config: Config, out: Path, address: str | None, command: str) -> lis
         cluster.token(env, home, ray.host),
         *([cluster.dashboard(ray.host, cluster.mode_at)] if ray.host else []),
         models.hub(env, cache),
+        *_endpoints(config),
         *_files(config, wanted, mounts, models.is_offline(env), ray.joined, command),
         *plan(wanted, [gpu.total for gpu in visible], machine.available(meminfo), ray.joined, _on_ray(command)),
     ]
+
+
+def _endpoints(config: Config) -> list[Check]:
+    """Of the proposer, if its model is behind a server."""
+    if not hasattr(config.proposer, "base_url"):
+        return []
+    url, task = address(config.proposer.base_url), load_task(config.task)
+    return [models.endpoint("proposer", url, lambda: config.proposer.probe(task, config.prompt))]
 
 
 def _files(

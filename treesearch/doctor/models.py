@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from treesearch.doctor.base import Check
 from treesearch.errors import ConfigError
@@ -100,6 +101,15 @@ def model(role: str, name: str, at: Path | None, offline: bool) -> Check:
     if not list(at.glob("*.safetensors")):
         return Check(title, "note", f"{at}: no *.safetensors in it, so its size is unknown")
     return Check(title, "ok", str(at))
+
+
+def endpoint(role: str, url: str, ask: Callable[[], Any]) -> Check:
+    """Whether a server answers for the model of a role. `ask` tells what it can do, or raises ConfigError."""
+    title = f"{role} endpoint"
+    try:
+        return Check(title, "ok", f"{url}: {ask()}")
+    except ConfigError as error:
+        return Check(title, "problem", str(error), f"curl {url}/models")
 
 
 def problems_file(problems: str) -> Path | None:

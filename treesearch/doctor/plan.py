@@ -67,8 +67,8 @@ def _part(need: Need, spec: Any, shared: int) -> Need:
 
 def _need(role: str, spec: Any, cluster: Cluster, cache: Path, section: str) -> Need | None:
     kind = type(spec).__name__
-    if not hasattr(spec, "model") and not kind.startswith("Bundled"):
-        return None
+    if hasattr(spec, "base_url") or not (hasattr(spec, "model") or kind.startswith("Bundled")):
+        return None  # no model, or one behind a server: see `models.endpoint`
     name, proposes = getattr(spec, "model", "bundled"), role == "proposer"
     parallel = getattr(spec, "tensor_parallel_size", 1)
     gpus = max(cluster.gpus_per_proposer if proposes else cluster.gpus_per_scorer, parallel if parallel > 1 else 0)
