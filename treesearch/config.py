@@ -93,8 +93,9 @@ PLAIN: dict[str, type] = {
 TYPED = ("search", "proposer", "scorer", "outcome")
 MEMBER = ("weight", "temperature", "name")  # keys of a member of a list of proposers that are not its model's
 # What may differ when a folder is resumed: these change which problems run and how fast, not what any reply is.
-NO_MATTER = ("limit", "engine.trees", "cluster", *(f"proposer.{key}" for key in (
-    "base_url", "api_key_env", "max_connections", "timeout", "retries")))  # fmt: skip
+NO_MATTER = ("limit", "engine.trees", "cluster", *(
+    f"{spec}.{key}" for spec in ("proposer", "scorer.model", "outcome.model")
+    for key in ("base_url", "api_key_env", "max_connections", "timeout", "retries")))  # fmt: skip
 
 
 def _registry(section: str) -> Mapping[str, type]:

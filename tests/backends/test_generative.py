@@ -129,8 +129,10 @@ def test_the_reference_is_never_asked_about() -> None:
 def test_a_small_model_of_random_weights_goes_on_with_the_lead_and_cannot_be_understood(tmp_path: Path) -> None:
     folder = save(tmp_path / "m", "causal", chat=True, max_position_embeddings=2048)
     scorer: Any = Generative(model=Transformers(str(folder)), max_tokens=8).build(PLAIN, Prompt())
-    (lead,) = scorer.panel.path
-    assert scorer.panel.proposer.tokenizer.decode(lead.ids) == lead.text == LEAD
+    start = scorer.panel.proposer.start(job("why?", path=scorer.panel.path))
+    assert scorer.panel.proposer.tokenizer.decode(start.prefix).endswith(
+        f"why?<|im_end|>\n<|im_start|>assistant\n{LEAD}"
+    )
     assert isinstance(score(scorer, chain("a")), RequestError)
     asyncio.run(scorer.close())
 

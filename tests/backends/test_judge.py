@@ -6,22 +6,26 @@ import asyncio
 import json
 import random
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.backends.models import job, save
+from tests.backends.models import CHATML, job, save
 from tests.backends.saying import Says
+from tests.backends.servers import HOSTED, OLD_VLLM, VLLM, Manners, Server
 from treesearch.algorithms.base import Wishes
 from treesearch.backends import OUTCOMES
 from treesearch.backends.base import Scored
-from treesearch.backends.judge import ANSWER, NUMBERS, Judge, JudgeOutcome, ballot, fill, puzzle_prompt, verdict
+from treesearch.backends.generative import LEAD, Generative
+from treesearch.backends.judge import ANSWER, NUMBERS, Judge, JudgeOutcome, choice, fill, puzzle_prompt, verdict
 from treesearch.backends.mixture import Member, Mixture
+from treesearch.backends.openai import OpenAI
 from treesearch.backends.recorded import Recorded
 from treesearch.backends.simulated import Simulated
 from treesearch.backends.transformers import Transformers
-from treesearch.config import build, load
+from treesearch.config import build, digest, load
 from treesearch.errors import ConfigError, RequestError
 from treesearch.run import answer_all
 from treesearch.tasks import load_task
@@ -77,11 +81,11 @@ def test_votes_that_cannot_be_read_count_as_nothing_and_all_of_them_are_an_error
     "text, word",
     [
         ("sure", "sure"),
-        ("12 + 12\n**Sure.**\n", "sure"),
+        ("12 + 12\n**Sure.**", "sure"),
         ("Verdict: impossible", "impossible"),
-        (r"\boxed{likely}", "boxed{likely"),
+        (r"so it is $\boxed{\text{Likely}}$", "likely"),
+        (r"\boxed{likely}.", "likely"),
         ("sure\nimpossible", "impossible"),
-        ("<think>\nsure\n</think>\n\nlikely", "likely"),
         ("I am not sure", "i am not sure"),
         ("", ""),
     ],
@@ -90,9 +94,18 @@ def test_the_last_line_is_the_verdict(text: str, word: str) -> None:
     assert verdict(text) == word
 
 
-def test_a_model_that_is_not_asked_in_a_chat_does_not_know_when_to_stop() -> None:
-    text = " 4 * 6 = 24\nsure\n\nnumbers 1 1, target 24\nimpossible"
-    assert verdict(text, chat=False) == "sure" and verdict(text) == "impossible"
+def test_what_counts_of_a_vote() -> None:
+    """A base model goes on with another puzzle; a thought is no verdict, least of all one that was cut off."""
+    panel = judge(VOTES).panel
+    runs_on, thought = (
+        " 4 * 6 = 24\nsure\n\nnumbers 1 1, target 24\nimpossible",
+        "so\nsure\n</think>\n\nit is\n\nlikely",
+    )
+    assert (panel.said(runs_on)[-10:], panel.said(thought)) == ("impossible", "it is\n\nlikely")
+    panel.thinks = True
+    assert (panel.said("so\nsure"), panel.said(thought)) == ("", "it is\n\nlikely")
+    panel.chats, panel.thinks = False, False
+    assert (panel.said(runs_on), panel.said(thought)) == ("4 * 6 = 24\nsure", "it is")
 
 
 def test_other_words_have_other_values() -> None:
@@ -189,11 +202,11 @@ def test_a_wish_that_compares_is_voted_on() -> None:
     assert isinstance(score(scorer, chain("a"), chain("b")), RequestError), "a wish for steps is rated: no verdict here"
 
 
-def test_a_ballot_reads_the_last_choice_named() -> None:
-    texts = ["The best choice is 1? No: the best choice is **12**.", "the BEST CHOICE is Choice 2", "choice 1"]
-    assert ballot(texts, 12) == [0, 1, *[0] * 9, 1]
-    with pytest.raises(RequestError, match="which choice of 3"):
-        ballot(["best choice is 4"], 3)
+def test_a_vote_is_for_the_last_choice_named() -> None:
+    assert choice("The best choice is 1? No: the best choice is **12**.") == 12
+    assert choice("the BEST CHOICE is Choice 2") == 2 and choice("choice 1") is None
+    reply = score(judge(best(4, 0, 9), mode="vote"), chain("a"), chain("b"))
+    assert isinstance(reply, RequestError) and "which choice of 2" in str(reply)
 
 
 # Prompts
@@ -336,6 +349,58 @@ def test_each_model_of_a_mixture_is_asked_in_its_own_way(tmp_path: Path) -> None
     assert not scorer.panel.chats
     direct: Any = Judge(model=Transformers(str(folders[0])), style="direct").build(PLAIN, Prompt())
     assert direct.panel.proposer.prompt.style == "direct" and not direct.panel.chats
+
+
+THINKS = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+
+
+def test_a_template_that_opens_a_thought_is_waited_out(tmp_path: Path) -> None:
+    folder = save(tmp_path / "m", "causal", chat=True, max_position_embeddings=2048)
+    template = tmp_path / "thinks.jinja"
+    template.write_text(THINKS)
+    scorer: Any = Judge(model=Transformers(str(folder), chat_template=str(template)), max_tokens=8).build(
+        PLAIN, Prompt()
+    )
+    assert THINKS != CHATML and scorer.panel.thinks and scorer.panel.chats
+    assert scorer.panel.proposer.prompt_text("why?").endswith("assistant\n<think>\n")
+    assert isinstance(score(scorer, chain("a")), RequestError)
+    with pytest.raises(ConfigError, match="style chat needs"):
+        Judge(model=Transformers(str(save(tmp_path / "n", "causal"))), style="chat").build(PLAIN, Prompt())
+
+
+@pytest.mark.parametrize("manners", [HOSTED, OLD_VLLM, VLLM])
+def test_a_server_is_asked_in_a_chat_and_goes_on_with_a_lead_where_it_can(
+    manners: Manners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    with Server(replace(manners, context=None)) as server:
+        spec = OpenAI(base_url=server.url)
+        scorer: Any = Judge(model=spec, values={str(k): k / 3 for k in range(4)}).build(PLAIN, Prompt())
+        verifier: Any = Generative(model=spec).build(PLAIN, Prompt())
+        server.probed = True
+
+        async def main() -> list[Any]:
+            (rated,), (verified,) = [await s.score([(job(), (chain("a"),))]) for s in (scorer, verifier)]
+            for s in (scorer, verifier):
+                await s.close()
+            return [rated, verified]
+
+        rated, verified = asyncio.run(main())
+    assert isinstance(rated, Scored) and rated.scores[0][0] in {
+        (a + b + c) / 9 for a, b, c in product(range(4), repeat=3)
+    }
+    assert isinstance(verified, RequestError) and "Answer: " in str(verified), "this model rates everything"
+    *votes, verification = server.requests
+    assert len({vote["seed"] for vote in votes}) == len(votes) == 3
+    assert all("How" not in vote and vote["messages"][-1]["role"] == "user" for vote in votes)
+    goes_on = verification["messages"][-1] == {"role": "assistant", "content": LEAD}
+    assert goes_on is (manners is not HOSTED)
+
+
+def test_a_run_is_the_same_behind_another_address(tmp_path: Path) -> None:
+    both = [load(None, [f"proposer={{type: openai, model: m, base_url: 'http://{host}/v1'}}", "scorer=judge",
+                        "search={type: sample, n: 2}"]) for host in ("a:1", "b:2")]  # fmt: skip
+    assert both[0] != both[1] and digest(both[0]) == digest(both[1])
 
 
 def test_closing_closes_the_model() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from treesearch.backends.panel import Panel, PanelScorer, PanelSpec
 from treesearch.errors import ConfigError, RequestError
 from treesearch.manager import total
 from treesearch.tasks.base import Prompt, Task
+from treesearch.tasks.readers import boxed
 from treesearch.types import Chain, Job
 
 UNIT = {"sure": 1.0, "likely": 0.5, "impossible": 0.0}
@@ -189,7 +190,12 @@ class JudgeScorer(PanelScorer):
         return fill(self.template or VALUE, question=question, steps=_text(state), step=state[-1].strip())
 
     def _rating(self, votes: Sequence[str]) -> float:
-        return rating(votes, self.values, self.raw, self.panel.chats)
+        """The sum (paper) or the mean of the votes that can be read."""
+        words = [verdict(self.panel.said(vote)) for vote in votes]
+        read = [self.values[word] for word in words if word in self.values]
+        if not read:
+            raise RequestError(f"no vote of {len(votes)} ends with {', '.join(self.values)}; {_one_of(votes)}")
+        return sum(read) if self.raw else sum(read) / len(read)
 
     async def _compared(self, job: Job, chains: tuple[Chain, ...]) -> Scored:
         """All chains of the item against each other; every new step of a chain has the value of the chain."""
@@ -210,42 +216,28 @@ class JudgeScorer(PanelScorer):
         path = _text([step.text for step in job.path]) or "(none)"
         choices = "\n\n".join(f"Choice {k}:\n{text}" for k, text in enumerate(shown, 1))
         prompt = fill(own or VOTE, question=job.problem.question, steps=path, choices=choices)
-        return await self.panel.ask(prompt, lambda votes: ballot(votes, len(shown)), job.priority)
+        return await self.panel.ask(prompt, lambda votes: self._ballot(votes, len(shown)), job.priority)
+
+    def _ballot(self, votes: Sequence[str], choices: int) -> list[int]:
+        """Votes for each choice."""
+        chosen = [choice(self.panel.said(vote)) for vote in votes]
+        counts = [chosen.count(k) for k in range(1, choices + 1)]
+        if not any(counts):
+            raise RequestError(f"no vote of {len(votes)} says which choice of {choices} is best; {_one_of(votes)}")
+        return counts
 
 
-def rating(votes: Sequence[str], values: Mapping[str, float], raw: bool, chat: bool = True) -> float:
-    """The value of a state by its votes: the sum (`raw`) or the mean of those that can be read. Raises RequestError."""
-    read = [values[word] for vote in votes if (word := verdict(vote, chat)) in values]
-    if not read:
-        raise RequestError(f"no vote of {len(votes)} ends with {', '.join(values)}; one is {_quoted(votes[-1])}")
-    return sum(read) if raw else sum(read) / len(read)
+def verdict(said: str) -> str:
+    """The word on the last line, boxed or after any colon, without marks around it. The paper's code takes the whole line."""
+    line = said.rpartition("\n")[2]
+    inside = boxed(line)
+    return _word(line.rpartition(":")[2] if inside is None else inside.removeprefix("\\text{"))
 
 
-def verdict(vote: str, chat: bool = True) -> str:
-    """The word on the last line of a vote, after any colon and without marks around it.
-
-    A model that is not asked in a chat does not know when to stop: of its text the first paragraph counts.
-    """
-    said = vote.rpartition("</think>")[2].strip()
-    said = said if chat else said.partition("\n\n")[0].rstrip()
-    return _word(said.rpartition("\n")[2].rpartition(":")[2])
-
-
-def ballot(votes: Sequence[str], choices: int) -> list[int]:
-    """Votes for each choice, by the last "best choice is NUMBER" in each text. Raises RequestError if none can be read.
-
-    The paper's code reads the last digit of the text after it, so it cannot count beyond 9.
-    """
-    counts = [0] * choices
-    for vote in votes:
-        found = re.findall(r"best choice is\D{0,20}?([0-9]{1,9})", vote, re.IGNORECASE)
-        if found and 1 <= int(found[-1]) <= choices:
-            counts[int(found[-1]) - 1] += 1
-    if not any(counts):
-        raise RequestError(
-            f"no vote of {len(votes)} says which choice of {choices} is best; one is {_quoted(votes[-1])}"
-        )
-    return counts
+def choice(said: str) -> int | None:
+    """The number in the last "best choice is NUMBER". The paper's code takes the last digit, so it cannot count beyond 9."""
+    found = re.findall(r"best choice is\D{0,20}?([0-9]{1,9})", said, re.IGNORECASE)
+    return int(found[-1]) if found else None
 
 
 def puzzle_prompt(task: Task, question: str, state: Sequence[str]) -> str | None:
@@ -295,5 +287,6 @@ def _word(text: str) -> str:
     return re.sub(r"^[\W_]+|[\W_]+$", "", text).lower()
 
 
-def _quoted(vote: str) -> str:
-    return repr(vote if len(vote) <= LONGEST_QUOTE else "..." + vote[-LONGEST_QUOTE:])
+def _one_of(votes: Sequence[str]) -> str:
+    last = votes[-1]
+    return f"one is {last if len(last) <= LONGEST_QUOTE else '...' + last[-LONGEST_QUOTE:]!r}"

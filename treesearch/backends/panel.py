@@ -16,6 +16,8 @@ from treesearch.backends.once import Once
 from treesearch.errors import ConfigError, RequestError
 from treesearch.manager import add, total
 from treesearch.tasks.base import Prompt
+from treesearch.tasks.prompts import THOUGHT, Chat
+from treesearch.tasks.readers import THOUGHT_OVER
 from treesearch.types import Chain, Job, Problem, Sampling, Step, digest
 
 Value = TypeVar("Value")
@@ -73,37 +75,57 @@ class Verbatim:
 
 
 class Panel:
-    """The votes on a prompt. `lead`: text that the votes go on with, where the model can; `chats`: whether it is asked in a
-    chat, so that it stops when it is done."""
+    """The votes on a prompt. `lead`: text that the votes go on with, where the model can."""
 
     def __init__(self, spec: PanelSpec, lead: str = "") -> None:
         if spec.model is None:
             raise ConfigError("model is not set: give the spec of a proposer (a config fills in the run's own)")
         self.spec = spec
-        style = spec.style or ("chat" if hasattr(spec.model, "base_url") else "direct")  # a server has its templates
-        limits = Limits(spec.max_tokens, spec.max_tokens, DEPTH)
-        self.proposer: Any = spec.model.build(Verbatim(), Prompt(style), limits)
-        self.chats = style == "chat" or self._chats_if_it_can()
-        self.path = self._begun(lead)
+        self.chats, self.thinks = (
+            True,
+            False,
+        )  # a model in a chat stops when it is done; its template may open a thought
+        self.proposer: Any = self._built()
+        for proposer in getattr(self.proposer, "proposers", [self.proposer]):  # of a mixture, each in its own way
+            self._put(proposer)
+        self.path = (Step(lead),) if lead and not getattr(self.proposer, "only_answers", None) else ()
         self.max_jobs: int = self.proposer.max_jobs
         self._once: Once[tuple[Any, int | None]] = Once()
 
-    def _chats_if_it_can(self) -> bool:
-        """Whether all models in the proposer are asked in a chat: those with a template, unless the user said direct, and
-        those that do not tell."""
-        chats = True
-        for proposer in getattr(self.proposer, "proposers", [self.proposer]):
-            if getattr(proposer, "chat", None) is not None and self.spec.style is None:
-                proposer.prompt = Prompt("chat")
-            else:
-                chats = chats and not hasattr(proposer, "chat")
-        return chats
+    def _built(self) -> Any:
+        """The proposer. One with a model of its own is built for direct prompts: whether it can chat, it tells then."""
+        model = self.spec.model
+        limits = Limits(self.spec.max_tokens, self.spec.max_tokens, DEPTH)
+        style = (self.spec.style or "chat") if hasattr(model, "base_url") else "direct"
+        try:
+            return model.build(Verbatim(), Prompt(style), limits)
+        except ConfigError:
+            if style != "chat" or getattr(model, "tokenizer", None) is None:
+                raise
+        self.thinks = True  # the tokenizer's template opens a thought
+        return model.build(Verbatim(), Prompt(style, thinking=True), limits)
 
-    def _begun(self, lead: str) -> Chain:
-        if not lead or getattr(self.proposer, "only_answers", None):
-            return ()
-        tokenizer = getattr(self.proposer, "tokenizer", None)
-        return (Step(lead, tuple(tokenizer(lead, add_special_tokens=False)["input_ids"]) if tokenizer else ()),)
+    def _put(self, proposer: Any) -> None:
+        """Have a model asked in its chat template, if it has one and the user does not say otherwise."""
+        chat: Chat | None = getattr(proposer, "chat", None)
+        if not hasattr(proposer, "chat"):  # a server was told, others read no prompt
+            return
+        if chat is None and self.spec.style == "chat":
+            raise ConfigError("style chat needs a model with a chat template, this one has none; use style direct")
+        if chat is None or self.spec.style == "direct":
+            self.chats = False
+            return
+        opens = chat([{"role": "user", "content": "?"}]).rstrip().endswith(THOUGHT)
+        proposer.prompt = Prompt("chat", thinking=opens)
+        self.thinks |= opens
+
+    def said(self, vote: str) -> str:
+        """The part of a vote that counts: nothing before a thought is over, and the first paragraph of a model that is not
+        asked in a chat, which does not know when to stop."""
+        if self.thinks and THOUGHT_OVER not in vote:
+            return ""
+        text = vote.rpartition(THOUGHT_OVER)[2].strip()
+        return text if self.chats else text.partition("\n\n")[0].rstrip()
 
     async def ask(self, prompt: str, read: Callable[[list[str]], Value], priority: int = 0) -> tuple[Value, int | None]:
         """What `read` makes of the votes on a prompt, and the tokens computed: none if the prompt was asked before.

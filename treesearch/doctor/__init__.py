@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treesearch.backends.endpoint import address
-from treesearch.config import Config
+from treesearch.backends.panel import Verbatim
+from treesearch.config import Config, specs_in
 from treesearch.doctor import cluster, machine, models
 from treesearch.doctor.base import Check
 from treesearch.doctor.plan import Need, needs, plan
 from treesearch.mounts import read_mounts
 from treesearch.tasks import load_task
+from treesearch.tasks.base import Prompt
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,11 +56,14 @@ def examine(config: Config, out: Path, address: str | None, command: str) -> lis
 
 
 def _endpoints(config: Config) -> list[Check]:
-    """Of the proposer, if its model is behind a server."""
-    if not hasattr(config.proposer, "base_url"):
-        return []
-    url, task = address(config.proposer.base_url), load_task(config.task)
-    return [models.endpoint("proposer", url, lambda: config.proposer.probe(task, config.prompt))]
+    """Of the models behind servers: the proposer's, and those that judges ask (in a chat)."""
+    found = []
+    for role in ("proposer", "scorer", "outcome"):
+        asked = (load_task(config.task), config.prompt) if role == "proposer" else (Verbatim(), Prompt("chat"))
+        for spec in specs_in(getattr(config, role)):
+            if hasattr(spec, "base_url"):
+                found.append(models.endpoint(role, address(spec.base_url), partial(spec.probe, *asked)))
+    return found
 
 
 def _files(
