@@ -15,6 +15,7 @@ from treesearch.backends.base import Limits, Scored
 from treesearch.backends.once import Once
 from treesearch.errors import ConfigError, RequestError
 from treesearch.manager import add, total
+from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt
 from treesearch.types import Chain, Job, Problem, Sampling, Step, digest
 
@@ -80,10 +81,13 @@ class Panel:
         if spec.model is None:
             raise ConfigError("model is not set: give the spec of a proposer (a config fills in the run's own)")
         self.spec = spec
-        style = spec.style or ("chat" if hasattr(spec.model, "base_url") else "direct")  # a server has its templates
+        served = hasattr(spec.model, "base_url") and spec.style != "direct"  # a server has its templates
+        style = "chat" if served else "direct"
         limits = Limits(spec.max_tokens, spec.max_tokens, DEPTH)
         self.proposer: Any = spec.model.build(Verbatim(), Prompt(style), limits)
-        self.chats = style == "chat" or self._chats_if_it_can()
+        self.chats = served or self._chats_if_it_can()
+        if spec.style == "chat" and not self.chats:
+            raise ConfigError("style 'chat' needs a model with a chat template, this one has none; use style direct")
         self.path = self._begun(lead)
         self.max_jobs: int = self.proposer.max_jobs
         self._once: Once[tuple[Any, int | None]] = Once()
@@ -93,8 +97,8 @@ class Panel:
         those that do not tell."""
         chats = True
         for proposer in getattr(self.proposer, "proposers", [self.proposer]):
-            if getattr(proposer, "chat", None) is not None and self.spec.style is None:
-                proposer.prompt = Prompt("chat")
+            if getattr(proposer, "chat", None) is not None and self.spec.style != "direct":
+                proposer.prompt = Prompt("chat", thinking=opens_thought(proposer))
             else:
                 chats = chats and not hasattr(proposer, "chat")
         return chats
@@ -138,6 +142,11 @@ class Panel:
 
     def cancel(self) -> None:
         self._once.cancel()
+
+
+def opens_thought(proposer: Any) -> bool:
+    """Whether the model's chat template begins its turn with a thought."""
+    return bool(proposer.chat([{"role": "user", "content": "?"}]).rstrip().endswith(prompts.THOUGHT))
 
 
 class PanelScorer:
