@@ -31,11 +31,20 @@ SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}
 
 # Tokenizers
 
-QWEN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
-CORPUS = [QUESTION, *STEPS, SYSTEM, "Step 1: a.\n Step 2: b).\n\n", "x ки", " ки", "+ -", " + -", " \n\n\n\n", " \n\n\n\n\n"]
+CORPUS = [
+    QUESTION,
+    *STEPS,
+    SYSTEM,
+    "Step 1: a.\n Step 2: b).\n\n",
+    "x ки",
+    " ки",
+    "+ -",
+    " + -",
+    " \n\n\n\n",
+    " \n\n\n\n\n",
+]
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helper.<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -148,8 +157,9 @@ def er_prm(model: Any, tokenizer: Any, question: str, steps: Sequence[str]) -> l
 
 
 def math_psa(model: Any, tokenizer: Any, question: str, steps: Sequence[str]) -> list[float]:
-    ids = tokenizer.encode(question + " " + "".join(f"{step} \n\n\n\n\n " for step in steps))
-    (tag,), labels = tokenizer.encode(" \n\n\n\n\n"), tokenizer.encode(" + -")
+    text = question + " " + "".join(f"{step} \n\n\n\n\n " for step in steps)
+    ids = tokenizer.encode(text, add_special_tokens=False)  # a Qwen2 tokenizer adds none
+    tag, *labels = tokenizer.encode(" \n\n\n\n\n + -", add_special_tokens=False)
     return _at(_logits(model, ids)[:, labels].softmax(-1)[:, 0], ids, tag).tolist()
 
 
@@ -257,7 +267,7 @@ def save(folder: Path, family: Family, **config: Any) -> Path:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" not in name:
-                weight.mul_(3 if any(part in name for part in ("score", "v_head", "lm_head")) else 2)
+                weight.mul_(6)
     folder = folder / family.hub
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

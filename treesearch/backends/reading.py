@@ -117,14 +117,14 @@ class ChainReader(Reader):
         self.system = [] if system is None else [{"role": "system", "content": system}]
 
     def read(self, job: Job, chain: Chain) -> tuple[Ids, list[int]]:
-        answer = "".join(step.text for step in (*job.path, *chain)).strip()
+        answer = "".join(step.text for step in (*job.path, *chain))
         ids = self._fits(self.ids(self._text(job.problem.question, answer)))
         return ids, [len(ids) - 1]
 
     def _text(self, question: str, answer: str) -> str:
         if getattr(self.tokenizer, "chat_template", None) is None:
             return f"{question}\n{answer}"
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer.strip()}]
         text: str = self.tokenizer.apply_chat_template([*self.system, *turns], tokenize=False)
         return text
 
