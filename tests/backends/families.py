@@ -201,7 +201,9 @@ def skywork_prm(model: Any, tokenizer: Any, question: str, steps: Sequence[str])
 
 
 def token_classifier(model: Any, tokenizer: Any, question: str, steps: Sequence[str]) -> list[float]:
+    """`PRMTrainer.tokenize_row` of trl."""
     ids, at = _apart(tokenizer, f"{question}\n", steps)
+    ids, at = [tokenizer.bos_token_id, *ids], [k + 1 for k in at]
     return _logits(model, ids)[at].softmax(-1)[:, 1].tolist()
 
 
@@ -243,7 +245,7 @@ PRMS = {
     "skywork-o1-open-prm": Family(
         "Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B", Qwen2ForPrmModel, Qwen2Config, skywork, skywork_prm
     ),
-    "newline": Family("trl-lib/a-prm", Qwen2ForTokenClassification, Qwen2Config, qwen, token_classifier),
+    "newline": Family("trl-lib/a-prm", Qwen2ForTokenClassification, Qwen2Config, skywork, token_classifier),
 }
 OUTCOMES = {
     "qwen2.5-math-rm": Family("Qwen/Qwen2.5-Math-RM-72B", Qwen2ForRewardModel, Qwen2Config, qwen, qwen_rm),

@@ -155,6 +155,15 @@ def test_line_ends_inside_a_step_are_no_marks_where_they_mark() -> None:
     assert ids[-1:] == tuple(reader.ids("\n")) and len(reader.ids(".\n")) == 1
 
 
+def test_a_piece_that_grows_together_with_what_is_before_it_is_tokenised_alone() -> None:
+    reader = StepReader(qwen(), 4096, FORMATS["qwen2.5-math-prm"])
+    assert reader.after(".", "\n") == reader.ids("\n") and reader.ids(".\n")[0] not in (
+        reader.ids(".") + reader.ids("\n")
+    )
+    spaced = StepReader(mistral(), 4096, FORMATS["math-shepherd"])
+    assert spaced.ids("So") != spaced.after(" ки\n", "So") == spaced.ids("\nSo")[-1:]
+
+
 # Which family it is
 
 

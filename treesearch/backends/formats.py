@@ -99,14 +99,14 @@ def _qwen(question: str, step: str, tokenizer: Any) -> str:
     return _render(tokenizer, messages, ask=True) + step
 
 
-def _skywork(question: str, step: str, tokenizer: Any) -> str:
-    """SkyworkAI/skywork-o1-prm-inference, io_utils.py: BOS, question, a line end; then the steps."""
+def _begun(question: str, step: str, tokenizer: Any) -> str:
+    """SkyworkAI/skywork-o1-prm-inference, io_utils.py: BOS if there is one, question, a line end; then the steps."""
     return f"{tokenizer.bos_token or ''}{question}\n{step}"
 
 
 def _versa(question: str, step: str, tokenizer: Any) -> str:
-    """VersaPRM's prm_llama.py (mtzig/MultiDomainPRM): question, " \\n\\n", steps."""
-    return f"{question} \n\n{step}"
+    """VersaPRM's get_rewards_reasoning_step.py (mtzig/MultiDomainPRM): question, " \\n\\n", steps."""
+    return f"{question.strip()} \n\n{step}"
 
 
 def _rlhflow(question: str, step: str, tokenizer: Any) -> str:
@@ -114,39 +114,27 @@ def _rlhflow(question: str, step: str, tokenizer: Any) -> str:
     return _render(tokenizer, _judged(f"{question} {step}".strip()))
 
 
-FORMATS = {
-    form.name: form
-    for form in (
-        # our own, without a chat
-        Format("bundled", _lines, "<extra_0>", architecture="Qwen2ForProcessRewardModel"),
-        # Qwen/Qwen2.5-Math-PRM-7B, -72B, Qwen2.5-Math-7B-PRM800K
-        Format("qwen2.5-math-prm", _qwen, "<extra_0>", chat=True, architecture="Qwen2ForProcessRewardModel"),
-        # Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B, -7B; line ends inside a step as in RyanLiu112/compute-optimal-tts
-        Format("skywork-o1-open-prm", _skywork, "\n", architecture="Qwen2ForPrmModel"),
-        # what trl's PRMTrainer makes: steps and separators tokenised apart
-        Format("newline", _lines, "\n", architecture="ForTokenClassification"),
-        # peiyi9979/math-shepherd-mistral-7b-prm: a line a step
-        Format(
-            "math-shepherd", _spaced, " ки", between="\n", labels=("+", "-"), special=True, names=("math-shepherd",)
-        ),
-        # HanningZhang/Llama3.1-Math-PRM (README of hanningzhang/ER-PRM): as Math-Shepherd on one line
-        Format("er-prm", _spaced, " ки", labels=(" +", " -"), special=True, names=("llama3.1-math-prm",)),
-        # openreasoner/Math-psa (openreasoner/openr, prm/infer_fns.py and reason/inference/rm_call.py)
-        Format("math-psa", _spaced, " \n\n\n\n\n", between=" ", labels=(" +", " -"), names=("math-psa",)),
-        # UW-Madison-Lee-Lab/VersaPRM
-        Format("versaprm", _versa, " \n\n\n\n", labels=("+", "-"), special=True, names=("versaprm",)),
-        # RLHFlow/Llama3.1-8B-PRM-Mistral-Data, -Deepseek-Data: a step a turn
-        Format(
-            "rlhflow",
-            _rlhflow,
-            "",
-            labels=(RIGHT, "-"),
-            chat=True,
-            turns=True,
-            names=("8b-prm-mistral-data", "8b-prm-deepseek-data"),
-        ),
-    )
-}
+FORMATS = {form.name: form for form in (
+    # our own, without a chat
+    Format("bundled", _lines, "<extra_0>", architecture="Qwen2ForProcessRewardModel"),
+    # Qwen/Qwen2.5-Math-PRM-7B, -72B, Qwen2.5-Math-7B-PRM800K
+    Format("qwen2.5-math-prm", _qwen, "<extra_0>", chat=True, architecture="Qwen2ForProcessRewardModel"),
+    # Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B, -7B; line ends inside a step as in RyanLiu112/compute-optimal-tts
+    Format("skywork-o1-open-prm", _begun, "\n", architecture="Qwen2ForPrmModel"),
+    # trl's PRMTrainer.tokenize_row: BOS if there is one, steps and separators tokenised apart
+    Format("newline", _begun, "\n", architecture="ForTokenClassification"),
+    # peiyi9979/math-shepherd-mistral-7b-prm: a line a step
+    Format("math-shepherd", _spaced, " ки", "\n", labels=("+", "-"), special=True, names=("math-shepherd",)),
+    # HanningZhang/Llama3.1-Math-PRM (README of hanningzhang/ER-PRM): as Math-Shepherd on one line
+    Format("er-prm", _spaced, " ки", labels=(" +", " -"), special=True, names=("llama3.1-math-prm",)),
+    # openreasoner/Math-psa (openreasoner/openr, prm/infer_fns.py and reason/inference/rm_call.py)
+    Format("math-psa", _spaced, " \n\n\n\n\n", " ", labels=(" +", " -"), names=("math-psa",)),
+    # UW-Madison-Lee-Lab/VersaPRM and its kin, Llama-PRM800K
+    Format("versaprm", _versa, " \n\n\n\n", labels=("+", "-"), special=True, names=("versaprm", "llama-prm800k")),
+    # RLHFlow/Llama3.1-8B-PRM-Mistral-Data, -Deepseek-Data: a step a turn
+    Format("rlhflow", _rlhflow, "", labels=(RIGHT, "-"), chat=True, turns=True,
+           names=("8b-prm-mistral-data", "8b-prm-deepseek-data")),
+)}  # fmt: skip
 
 
 def form_of(family: str | None, architectures: Iterable[str], names: Iterable[str], has_chat: bool) -> Format:

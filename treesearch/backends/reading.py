@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 MOST_TEXTS = 100_000  # pieces of text whose ids are kept
+MOST_OPENINGS = 2_000  # questions with a first step whose ids are kept, some 100 kB each where a question is long
 MOST_KEPT = 200_000  # values kept, some 100 bytes each
 
 
@@ -74,19 +75,18 @@ class StepReader(Reader):
         ids: list[int] = []
         positions = []
         for k, step in enumerate((*job.path, *chain)):
-            text = self.form.inner(step.text)
-            ids += (
-                self.after(self.form.mark, self.form.between + text) if k else self._opening(job.problem.question, text)
-            )
-            ids += self.mark
+            ids += self._piece(job.problem.question, self.form.inner(step.text), first=k == 0) + self.mark
             if k >= len(job.path):
                 positions.append(len(ids) - 1)
         return self._fits(ids), positions
 
-    def _opening(self, question: str, step: str) -> list[int]:
+    def _piece(self, question: str, step: str, first: bool) -> list[int]:
+        """Ids of a step before its mark, those of the first with the question before it."""
+        if not first:
+            return self.after(self.form.mark, self.form.between + step)
         key = question, step
         if key not in self._openings:
-            if len(self._openings) > MOST_TEXTS:
+            if len(self._openings) > MOST_OPENINGS:
                 self._openings.clear()
             self._openings[key] = self.ids(self.form.begin(question, step, self.tokenizer), self.form.special)
         return self._openings[key]
