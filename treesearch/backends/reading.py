@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 MOST_TEXTS = 100_000  # pieces of text whose ids are kept
-MOST_OPENINGS = 2_000  # questions with a first step whose ids are kept, some 100 kB each where a question is long
+MOST_OPENINGS = 20_000  # questions with a first step whose ids are kept, 4 bytes a token
 MOST_KEPT = 200_000  # values kept, some 100 bytes each
 
 
@@ -43,9 +43,9 @@ class Reader:
         if key not in self._cache:
             if len(self._cache) > MOST_TEXTS:
                 self._cache.clear()
-            head, whole = self.ids(before), self.ids(before + text)
-            joined = whole[: len(head)] == head
-            self._cache[key] = whole[len(head) :] if joined else self.ids(text)
+            head = self.after("", before) if before else []
+            whole = self.ids(before + text)
+            self._cache[key] = whole[len(head) :] if whole[: len(head)] == head else self.ids(text)
         return self._cache[key]
 
     def read(self, job: Job, chain: Chain) -> tuple[Ids, list[int]]:
@@ -68,7 +68,7 @@ class StepReader(Reader):
         self.form = form.fit(tokenizer)
         # apart from the step: ".\n" is one token to many tokenizers, and authors who mark by a line end part the two
         self.mark = self.after("x", self.form.mark)
-        self._openings: dict[tuple[str, str], list[int]] = {}
+        self._openings: dict[tuple[str, str], array[int]] = {}
 
     def read(self, job: Job, chain: Chain) -> tuple[Ids, list[int]]:
         """One position for each step of `chain`, which follows the job's path."""
@@ -88,8 +88,9 @@ class StepReader(Reader):
         if key not in self._openings:
             if len(self._openings) > MOST_OPENINGS:
                 self._openings.clear()
-            self._openings[key] = self.ids(self.form.begin(question, step, self.tokenizer), self.form.special)
-        return self._openings[key]
+            text = self.form.begin(question, step, self.tokenizer)
+            self._openings[key] = array("i", self.ids(text, self.form.special))
+        return self._openings[key].tolist()
 
     def labels(self) -> tuple[int, int]:
         """Token ids of (wrong, right) in a family of language models. Raises ConfigError if one is no single token."""
