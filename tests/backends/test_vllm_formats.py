@@ -32,7 +32,7 @@ CHAIN: Chain = tuple(Step(text, (), 0) for text in STEPS)
 CLOSE = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
-async def one_by_one(scorer: Any, chain: Chain, **asked: Any) -> list[float]:
+async def one_by_one(scorer: Any, chain: Chain) -> list[float]:
     """Scores of a chain's steps, each asked for after its path: the path's tokens come from the cache."""
     found = []
     for k in range(len(chain)):
@@ -42,7 +42,7 @@ async def one_by_one(scorer: Any, chain: Chain, **asked: Any) -> list[float]:
 
 
 async def many_ways(scorer: Any) -> list[list[float]]:
-    """Scores of one chain: in a batch behind others, from empty caches step by step, and at once where its prefix is cached."""
+    """Scores of one chain: in a batch behind others, from empty caches step by step, at once where its prefix is cached."""
     others = [(job("Another question?"), (CHAIN[::-1],)), (job(QUESTION), (CHAIN[1:], CHAIN))]
     found = [list((await scorer.score(others))[1].scores[1])]
     await scorer.forget()
@@ -57,9 +57,7 @@ async def many_ways(scorer: Any) -> list[list[float]]:
 # Both dtypes for both ways to a score (labels, rows), each family once: an engine takes half a minute to start
 ENGINES = [("math-shepherd", "float32"), ("rlhflow", "bfloat16"), ("qwen2.5-math-prm", "bfloat16"),
            ("skywork-o1-open-prm", "float32"), ("newline", "float32")]  # fmt: skip
-SHARED = {
-    "rlhflow": ("rlhflow", "er-prm", "versaprm", "math-psa")
-}  # read alike by any language model: one engine for all
+LABELS = ("rlhflow", "er-prm", "versaprm", "math-psa")  # any language model reads them: one engine for all
 
 
 @pytest.mark.parametrize(("family", "dtype"), ENGINES)
@@ -69,7 +67,7 @@ def test_a_prm_gives_what_its_card_and_transformers_give(tmp_path: Path, family:
     async def main() -> None:
         mine = VLLMPRM(folder, dtype=dtype, **SMALL).build(TASK, Prompt())
         try:
-            for name in SHARED.get(family, (family,)):
+            for name in LABELS if family == "rlhflow" else (family,):
                 other = TransformersPRM(folder, name, dtype).build(TASK, Prompt())
                 card = PRMS[name].card(other.model, other.reader.tokenizer, QUESTION, STEPS)
                 if name != family:
