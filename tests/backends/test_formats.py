@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, Qwen2ForCausalLM
+from transformers import BertConfig, BertForSequenceClassification, LlamaForCausalLM, Qwen2ForCausalLM
 
 from tests.backends.families import (
     MISTRAL_CHAT,
@@ -203,6 +203,20 @@ def test_a_checkpoint_without_a_head_is_refused(tmp_path: Path) -> None:
     language = save(tmp_path, replace(OUTCOMES["classifier"], kind=LlamaForCausalLM, tokenizer=qwen))
     with pytest.raises(ConfigError, match="no outcome model"):
         TransformersORM(str(language)).build(TASK, Prompt())
+
+
+def test_an_outcome_model_must_have_a_value_at_its_last_token(tmp_path: Path) -> None:
+    shape = {
+        "vocab_size": 640,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
+    BertForSequenceClassification(BertConfig(**shape, num_labels=1)).save_pretrained(tmp_path)
+    qwen().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="BertForSequenceClassification reads both ways"):
+        TransformersORM(str(tmp_path)).build(TASK, Prompt())
 
 
 # vLLM's plugin
