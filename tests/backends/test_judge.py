@@ -364,7 +364,7 @@ def test_a_template_that_opens_a_thought_is_waited_out(tmp_path: Path) -> None:
     assert THINKS != CHATML and scorer.panel.thinks and scorer.panel.chats
     assert scorer.panel.proposer.prompt_text("why?").endswith("assistant\n<think>\n")
     assert isinstance(score(scorer, chain("a")), RequestError)
-    with pytest.raises(ConfigError, match="style chat needs"):
+    with pytest.raises(ConfigError, match="style 'chat' needs"):
         Judge(model=Transformers(str(save(tmp_path / "n", "causal"))), style="chat").build(PLAIN, Prompt())
 
 

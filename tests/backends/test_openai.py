@@ -22,13 +22,13 @@ from treesearch import run
 from treesearch.backends import endpoint
 from treesearch.backends.base import Limits
 from treesearch.backends.endpoint import pause
-from treesearch.backends.openai import OpenAI, OpenAIProposer, shared
+from treesearch.backends.openai import OpenAI, OpenAIProposer, read_reply, shared
 from treesearch.backends.probe import PLAIN
 from treesearch.config import Config, load, matters
 from treesearch.doctor import models
 from treesearch.errors import ConfigError, RequestError, RunError
 from treesearch.tasks.base import Prompt
-from treesearch.types import Chain, Job, Problem, digest
+from treesearch.types import Chain, Job, Problem, Step, digest
 
 STYLES = {"direct": Prompt(), "chat": Prompt(style="chat")}
 STEPPING = [("ids", VLLM, "direct"), ("text", OLD_VLLM, "direct"), ("sglang", SGLANG, "direct"),
@@ -238,7 +238,7 @@ class Tokens:
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": [self.server.id(token) for token in self.server.tokens(text)]}
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], **kwargs: bool) -> str:
         return self.server.text(list(ids))
 
     server: Server
@@ -258,6 +258,58 @@ def test_a_tokenizer_brings_the_chat_template_to_completions(monkeypatch: pytest
         assert server.text(first) == "<bos>" + text
     else:  # the server puts its own beginning before a text
         assert first == text
+
+
+# Revisions and thoughts
+
+ATTEMPT = (Step("Answer: 7\n", tokens=3, score=0.25, finish="answer"),)
+
+
+def test_a_revision_tells_a_chat_what_came_of_it_before() -> None:
+    with Server(replace(HOSTED, secret=None)) as server:
+        proposer = build(server, "chat")
+        after, again = propose(
+            proposer, asked(ATTEMPT, until="revision"), asked((*ATTEMPT, *ATTEMPT), until="revision")
+        )
+        sent = sorted((request["messages"] for request in server.requests), key=len)
+    assert all(chain[-1].finish == "answer" for (chain,) in (after, again))
+    assert [m["role"] for m in sent[0]] == ["system", "user", "assistant", "user"]
+    assert sent[0][2]["content"] == "Answer: 7\n" and "0.25" in sent[0][3]["content"]
+    assert len(sent[1]) == 6
+
+
+def test_a_revision_goes_on_from_the_text_of_its_attempts() -> None:
+    with Server(SGLANG) as server:
+        ((chain,),) = propose(build(server), asked(ATTEMPT, until="revision"))
+        (sent,) = server.requests
+    assert chain[-1].finish == "answer"
+    assert re.search(r"number 4\?\nAnswer: 7\n\n.*0\.25", sent["prompt"])
+
+
+def test_only_a_finished_answer_is_revised() -> None:
+    with Server(SGLANG) as server:
+        replies = propose(build(server), asked(until="revision"), asked((Step("red blue\n"),), until="revision"))
+    assert all(isinstance(reply, RequestError) and "no finished answer" in str(reply) for reply in replies)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_a_thought_that_is_given_apart_is_part_of_the_text(name: str) -> None:
+    message = {"content": "Answer: 7", name: "one two"}
+    reply = read_reply({"choices": [{"message": message, "finish_reason": "stop"}]}, None, False)
+    assert reply.text == "<think>\none two\n</think>\n\nAnswer: 7"
+
+
+def test_steps_end_where_the_prompt_says() -> None:
+    with Server(SGLANG) as server:
+        proposer = OpenAI(base_url=server.url).build(lines, Prompt(separator=" "), Limits())
+        server.probed = True
+        propose(proposer, asked())
+        assert server.requests[0]["stop"] == [" "]
+
+
+def test_a_budget_of_thoughts_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot open or close a thought"):
+        OpenAI(base_url="http://127.0.0.1:9/v1").build(lines, Prompt("chat", thinking=True), Limits(think_most=9))
 
 
 # Refusals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -298,7 +299,7 @@ def test_math_shepherd_reads_a_line_a_step_and_its_labels_are_tokens() -> None:
     assert reader.tokenizer.decode(list(ids)) == "2 + 2? a  b ки\nc ки"
     assert [ids[p] for p in positions] == [ids[-1], ids[-1]]
     assert [reader.tokenizer.decode([i]) for i in reader.labels()] == ["-", "+"]
-    bad = StepReader(make_tokenizer(), 128, FORMATS["math-shepherd"].__class__("x", str, "y", labels=("good", "-")))
+    bad = StepReader(make_tokenizer(), 128, replace(FORMATS["math-shepherd"], labels=("good", "-")))
     with pytest.raises(ConfigError, match="'good' is 4 tokens"):
         bad.labels()
 

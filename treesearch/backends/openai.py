@@ -27,14 +27,17 @@ from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal, TypeVar
 
 from treesearch.backends.base import Limits
-from treesearch.backends.causal import UNBOUNDED, chat_of, unloadable
+from treesearch.backends.causal import MOST_PROMPTS, UNBOUNDED, unloadable
+from treesearch.backends.chat import chat_of
+from treesearch.backends.detokenizer import Detokenizer
 from treesearch.backends.endpoint import KEY_NAME, Data, Endpoint, address, key
 from treesearch.backends.probe import BY_IDS, GO_ON, Abilities, Mode, Probe, prompt_tokens
 from treesearch.backends.steps import Splitter
 from treesearch.errors import ConfigError, RequestError, RunError
 from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt, Task
-from treesearch.types import Chain, Finish, Job, Step, chain_seed, digest
+from treesearch.tasks.readers import THOUGHT_OVER
+from treesearch.types import Chain, Finish, Job, Step, attempts, chain_seed, digest, under_way
 
 Chains = tuple[Chain, ...]
 T = TypeVar("T")
@@ -87,19 +90,26 @@ class OpenAI:
 
     def build(self, task: Task, prompt: Prompt, limits: Limits) -> OpenAIProposer:
         """Probe the server. Raises ConfigError if there is none, it refuses the key, or it has no such model."""
+        if limits.think_least is not None or limits.think_most is not None:
+            raise ConfigError(
+                "limits.think_least, think_most: type openai cannot open or close a thought; use vllm or transformers, or "
+                "the server's own setting in proposer.extra_body"
+            )
         tokenizer = load_tokenizer(self.tokenizer)
-        if prompt.style == "chat" and tokenizer is not None and chat_of(tokenizer) is None:
-            raise ConfigError(f"proposer.tokenizer {self.tokenizer!r}: has no chat template, which style 'chat' needs")
+        if prompts.is_chat(prompt) and tokenizer is not None and chat_of(tokenizer) is None:
+            raise ConfigError(
+                f"proposer.tokenizer {self.tokenizer!r}: has no chat template, which style {prompt.style!r} needs"
+            )
         return OpenAIProposer(self, self.probe(task, prompt), tokenizer, task, prompt, limits)
 
     def probe(self, task: Task, prompt: Prompt) -> Abilities:
         """What the server can do for this model. Raises ConfigError as `build`."""
-        raw = prompt.style != "chat" or self.tokenizer is not None
+        raw = not prompts.is_chat(prompt) or self.tokenizer is not None
 
         async def ask() -> Abilities:
             to = self.connect(min(PROBE_RETRIES, self.retries))
             try:
-                return await Probe(to, self.model, task.separator).abilities(self.mode, raw)
+                return await Probe(to, self.model, prompts.separator(task, prompt)).abilities(self.mode, raw)
             finally:
                 await to.close()
 
@@ -147,6 +157,7 @@ class Begin:
     """Where the chains of a job begin. `room`: tokens that fit after the path; `used`: tokens of the path."""
 
     job: Job
+    path: Chain  # of the attempt under way
     asked: Asked
     room: int
     used: int
@@ -177,7 +188,7 @@ class OpenAIProposer:
         self, spec: OpenAI, can: Abilities, tokenizer: Any, task: Task, prompt: Prompt, limits: Limits
     ) -> None:
         self.spec, self.can, self.tokenizer, self.limits = spec, can, tokenizer, limits
-        self.task, self.prompt = task, prompt
+        self.task, self.prompt, self.separator = task, prompt, prompts.separator(task, prompt)
         self.max_jobs = spec.max_connections
         self.usage = {"prompt_tokens": 0, "cached_tokens": 0}  # of requests whose cache hits the server tells
         self.endpoint = spec.connect(spec.retries)
@@ -186,7 +197,8 @@ class OpenAIProposer:
             f"need a server that goes on with a given text, and here: {can.lacks}"
         )
         self._template = None if tokenizer is None else chat_of(tokenizer, **spec.chat_template_kwargs)
-        self._asked: dict[str, asyncio.Task[Asked]] = {}
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
+        self._asked: dict[tuple[str, tuple[Chain, ...]], asyncio.Task[Asked]] = {}
         self._running: dict[str, list[asyncio.Task[Chain]]] = {}
         self._sent: set[tuple[str, int]] = set()  # chains whose request has left
 
@@ -233,9 +245,10 @@ class OpenAIProposer:
         """Why this job cannot be done at all."""
         if job.n is None:
             return RequestError("a language model cannot list all continuations; set the search's branch to a number")
-        if job.until == "revision":
-            return RequestError("this proposer does not revise finished answers yet; use a search with unit: step")
-        if self.only_answers and (job.until == "step" or job.path):
+        open_ = under_way(job.path)
+        if job.until == "revision" and (open_ or not job.path):
+            return RequestError("there is no finished answer here to revise; a search revises the leaves that ended")
+        if self.only_answers and (job.until == "step" or open_):
             return RunError(self.only_answers)
         return None
 
@@ -251,12 +264,15 @@ class OpenAIProposer:
     # Where a chain begins
 
     async def _begin(self, job: Job) -> Begin:
-        question = job.problem.question
-        task = self._asked.get(question)
+        path = under_way(job.path)
+        key = job.problem.question, tuple(attempts(job.path[: len(job.path) - len(path)]))
+        task = self._asked.get(key)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._asked[question] = asyncio.create_task(self._measured(question))
+            if len(self._asked) >= MOST_PROMPTS:
+                self._asked = {key: task for key, task in self._asked.items() if not task.done()}
+            task = self._asked[key] = asyncio.create_task(self._measured(*key))
         asked = await asyncio.shield(task)
-        used = sum(step.tokens or 0 for step in job.path)
+        used = sum(step.tokens or 0 for step in path)
         room = UNBOUNDED
         if self.can.context is not None and asked.tokens is not None:
             room = self.can.context - asked.tokens - used
@@ -264,9 +280,9 @@ class OpenAIProposer:
             raise RequestError(
                 f"prompt and path of {(asked.tokens or 0) + used} tokens do not fit the context of {self.can.context}"
             )
-        return Begin(job, asked, room, used)
+        return Begin(job, path, asked, room, used)
 
-    def question_of(self, question: str) -> Asked:
+    def question_of(self, question: str, before: Sequence[Chain] = ()) -> Asked:
         """The question as it is asked, its tokens where the tokenizer is known. Raises ConfigError as `prompts.build`."""
         messages: list[dict[str, str]] = []
 
@@ -275,21 +291,21 @@ class OpenAIProposer:
             return ""
 
         chat = self.can.mode == "chat"
-        text = prompts.build(self.task, self.prompt, question, catch if chat else self._template)
+        text = prompts.build(self.task, self.prompt, question, catch if chat else self._template, before)
         if chat:
             return Asked(messages=tuple(messages or [{"role": "user", "content": text}]))
         if not text:
             raise RequestError("the prompt is empty: a model needs at least one token; ask a question")
         if self.tokenizer is None:
             return Asked(text)
-        special = self.prompt.style != "chat"  # a chat template brings its own
+        special = not prompts.is_chat(self.prompt)  # a chat template brings its own
         ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
         start = "" if special else self.tokenizer.bos_token or ""  # the server begins a text with it by itself
         return Asked(text.removeprefix(start), ids=ids if self.can.ids else (), tokens=len(ids))
 
-    async def _measured(self, question: str) -> Asked:
+    async def _measured(self, question: str, before: Sequence[Chain]) -> Asked:
         """The same with its tokens, where they are needed: a request for one token tells them."""
-        asked = self.question_of(question)
+        asked = self.question_of(question, before)
         if asked.tokens is not None or not (self.can.ids or self._may_not_fit(asked)):
             return asked
         body = self._question(asked) | {"temperature": 1.0, self.can.limit: 1} | (BY_IDS if self.can.ids else {})
@@ -325,12 +341,12 @@ class OpenAIProposer:
         """The request for chain i of a job."""
         job, limits = begin.job, self.limits
         one = job.until == "step"
-        steps = 1 if one else limits.depth - len(job.path)
+        steps = 1 if one else limits.depth - len(begin.path)
         most = max(1, min(steps * limits.step_tokens, limits.path_tokens - begin.used, begin.room))
-        body = self._question(begin.asked, job.path) | self._drawn(job, i, chain_seed(job.seed, i))
+        body = self._question(begin.asked, begin.path) | self._drawn(job, i, chain_seed(job.seed, i))
         body[self.can.limit] = most
         if one:
-            body["stop"] = [self.task.separator]
+            body["stop"] = [self.separator]
         if self.can.ids:
             body |= BY_IDS
         elif job.logprobs:
@@ -344,7 +360,7 @@ class OpenAIProposer:
 
     async def _ask(self, body: Data, sent: Callable[[], None]) -> Reply:
         def read(data: Data) -> Reply:
-            reply = read_reply(data, self.task.separator if "stop" in body else None, self.can.ids)
+            reply = read_reply(data, self.separator if "stop" in body else None, self.can.ids)
             self._count(data)
             return reply
 
@@ -360,7 +376,7 @@ class OpenAIProposer:
     async def _ended(self, begin: Begin, i: int, reply: Reply) -> Reply:
         """The reply with what ended it: the token after its text is drawn again, without a stop."""
         job = begin.job
-        body = self._question(begin.asked, job.path, reply.text)
+        body = self._question(begin.asked, begin.path, reply.text)
         body |= self._drawn(job, i, digest(job.seed, i, "end")) | {self.can.limit: 1} | self.spec.extra_body
         again = await self.endpoint.complete(body, lambda data: read_reply(data, None, False))
         over = again.stop == "end" and not again.text
@@ -372,23 +388,27 @@ class OpenAIProposer:
         """Cut at tokens, by the rules of backends.steps: its vocabulary is the tokens of this reply, by their places."""
         job, count = begin.job, len(reply.ids)
         ends = [count - 1] if reply.stop == "end" else []
-        splitter = Splitter(reply.texts, self.task.separator, ends, self.limits)
-        pieces = splitter.split(range(count), begin.used, len(job.path), begin.room)
+        splitter = Splitter(reply.texts, self.separator, ends, self.limits)
+        pieces = splitter.split(range(count), begin.used, len(begin.path), begin.room)
+        before = [i for step in begin.path for i in step.ids]
         steps, at = [], 0
         for piece in pieces:
             ids = tuple(reply.ids[k] for k in piece.ids)
-            text = self.tokenizer.decode(list(ids)) if self.tokenizer else "".join(reply.texts[k] for k in piece.ids)
+            text = "".join(reply.texts[k] for k in piece.ids)
+            if self._detokenizer is not None:
+                text = self._detokenizer.text(before, ids, piece.finish != "step")
+            before += ids
             logprob = sum(reply.logprobs[at : at + piece.tokens]) if job.logprobs else None
             at += piece.tokens
             steps.append(Step(text, ids, piece.tokens, logprob, finish=piece.finish))
-        if job.until == "answer" and steps[-1].finish == "step":  # the server's own limit was shorter
+        if job.until != "step" and steps[-1].finish == "step":  # the server's own limit was shorter
             steps[-1] = with_finish(steps[-1], "length")
         return tuple(steps)
 
     def _by_text(self, begin: Begin, reply: Reply, most: int) -> Chain:
         """Cut at separators. `most`: the tokens that were asked for."""
-        job, separator, limits = begin.job, self.task.separator, self.limits
-        left = limits.depth - len(job.path)
+        job, separator, limits = begin.job, self.separator, self.limits
+        left = limits.depth - len(begin.path)
         last: Finish = "answer" if reply.stop == "end" else "length"
         texts = split(reply.text, separator)
         if job.until == "step":
@@ -436,7 +456,7 @@ def read_reply(data: Any, separator: str | None, ids: bool) -> Reply:
     """A completion or a chat's reply. Raises ValueError, LookupError, TypeError or AttributeError if it is malformed."""
     choice = data["choices"][0]
     chat = "message" in choice
-    text = (choice["message"].get("content") or "") if chat else choice["text"]
+    text = said(choice["message"]) if chat else choice["text"]
     reason = choice.get("finish_reason")
     if not isinstance(text, str) or reason in ("abort", "error"):
         raise ValueError(f"finish_reason {reason!r}")
@@ -452,6 +472,12 @@ def read_reply(data: Any, separator: str | None, ids: bool) -> Reply:
     if not len(choice["token_ids"]) == len(told["tokens"]) == len(logprobs) > 0:
         raise ValueError("token ids, their texts and log-probabilities do not match")
     return Reply(text, stop, tokens, tuple(choice["token_ids"]), tuple(told["tokens"]), tuple(map(float, logprobs)))
+
+
+def said(message: Data) -> str:
+    """What a chat's reply says, with the thought that some servers give apart: as the model wrote it."""
+    text, thought = message.get("content") or "", message.get("reasoning_content") or message.get("reasoning")
+    return f"{prompts.THOUGHT}\n{thought}\n{THOUGHT_OVER}\n\n{text}" if thought and isinstance(thought, str) else text
 
 
 def stopped(choice: Data, text: str, separator: str | None) -> Literal["separator", "end", "either", "limit"]:

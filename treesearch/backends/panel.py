@@ -111,7 +111,7 @@ class Panel:
         if not hasattr(proposer, "chat"):  # a server was told, others read no prompt
             return
         if chat is None and self.spec.style == "chat":
-            raise ConfigError("style chat needs a model with a chat template, this one has none; use style direct")
+            raise ConfigError("style 'chat' needs a model with a chat template, this one has none; use style direct")
         if chat is None or self.spec.style == "direct":
             self.chats = False
             return

@@ -16,7 +16,7 @@ from treesearch.backends import vllm_engine
 from treesearch.backends.base import Limits, Scored
 from treesearch.backends.causal import UNBOUNDED, CausalProposer, Draft, context_of, ends_of, location, unloadable
 from treesearch.backends.chat import use_template
-from treesearch.backends.formats import check_family, form_of
+from treesearch.backends.formats import check_family, form_of, system_of
 from treesearch.backends.reading import ChainReader, Ids, Kept, Reader, StepReader, outcome, probability, unusable
 from treesearch.backends.steps import Splitter
 from treesearch.backends.thinking import Thinking
@@ -54,7 +54,8 @@ class VLLM(EngineSpec):
 
 @dataclass(frozen=True)
 class VLLMPRM(EngineSpec):
-    """Scorer `vllm`: a PRM by hub name, local folder, or `bundled`. `family` null: recognised by its config."""
+    """Scorer `vllm`: a PRM by hub name, local folder, or `bundled`. `family` null: recognised by its config, a language
+    model by its hub name."""
 
     family: str | None = None
     label: ClassVar[str | None] = None
@@ -67,7 +68,9 @@ class VLLMPRM(EngineSpec):
         """Start an engine. Raises ConfigError if vLLM is missing, or the model is no PRM or cannot be run."""
         model = describe(self, "prm")
         has_chat = getattr(model.tokenizer, "chat_template", None) is not None
-        form = form_of(self.family, list(model.config.architectures or []), has_chat)
+        names = (self.model, getattr(model.config, "_name_or_path", None) or "")
+        form = form_of(self.family, model.config.architectures or [], names, has_chat)
+        vllm_engine.check_plugin(form.architecture)
         reader = StepReader(model.tokenizer, model.context, form)
         if form.labels is None:
             return StepScorer(self, start(self, model, "pooling", SCORER_SHARE, rows=True), reader)
@@ -82,7 +85,8 @@ class VLLMPRM(EngineSpec):
 
 @dataclass(frozen=True)
 class VLLMORM(EngineSpec):
-    """Outcome model `vllm`: a sequence-classification model; its one logit, or P(class 1) of two."""
+    """Outcome model `vllm`: a Qwen2ForRewardModel or a sequence-classification model; its one logit, or P(class 1) of
+    two."""
 
     label: ClassVar[str | None] = None
 
@@ -94,11 +98,10 @@ class VLLMORM(EngineSpec):
             )
 
     def build(self, task: Task, prompt: Prompt) -> VLLMScorer:
-        """Start an engine. Raises ConfigError if vLLM is missing or cannot run the model."""
+        """Start an engine. Raises ConfigError if vLLM is missing, or the model is no outcome model or cannot be run."""
         model = describe(self, "prm")
-        return ChainScorer(
-            self, start(self, model, "pooling", SCORER_SHARE), ChainReader(model.tokenizer, model.context)
-        )
+        reader = ChainReader(model.tokenizer, model.context, system_of(model.config.architectures or []))
+        return ChainScorer(self, start(self, model, "pooling", SCORER_SHARE), reader)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any, Literal
 
 from treesearch.backends.weights import stamp
@@ -88,6 +88,23 @@ def _warn(found: str, cpu: bool) -> None:
         tested = f"tested: {', '.join(TESTED)} on CPUs; meant: {MEANT[0]} to {MEANT[1]}"
         where = "CPUs" if cpu else "GPUs"
         warnings.warn(f"vLLM {found} was not tested with treesearch on {where} ({tested})", stacklevel=3)
+
+
+def check_plugin(architecture: str) -> None:
+    """Raises ConfigError if this is a class that we bring and engines would not find it: they load it as a plugin, by the
+    entry point that our installed package declares."""
+    from treesearch.models.vllm_plugin import CLASSES
+
+    if architecture not in CLASSES:
+        return
+    allowed = os.environ.get("VLLM_PLUGINS")
+    found = entry_points(group="vllm.general_plugins", name="treesearch")
+    if not found or (allowed is not None and "treesearch" not in allowed.split(",")):
+        raise ConfigError(
+            f"vLLM has no class {architecture} and does not find treesearch's plugin, which brings one: "
+            + ("let VLLM_PLUGINS name treesearch" if found else "install treesearch again with pip")
+            + ", or use type transformers"
+        )
 
 
 def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: float, rows: bool = False) -> Any:
