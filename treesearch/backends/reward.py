@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from treesearch.backends.base import Scored
@@ -78,6 +79,7 @@ def _form(spec: TransformersPRM, config: Any, has_chat: bool = True) -> Format:
     return form_of(spec.family, config.architectures or [], names, has_chat)
 
 
+@cache  # one function for equal specs: models are shared by what loads them
 def _prm(spec: TransformersPRM) -> Callable[..., Any]:
     """What loads a PRM by its family's class."""
 
