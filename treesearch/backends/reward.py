@@ -79,9 +79,9 @@ def _form(spec: TransformersPRM, config: Any, has_chat: bool = True) -> Format:
     return form_of(spec.family, config.architectures or [], names, has_chat)
 
 
-@cache
+@cache  # one function for equal specs: models are shared by what loads them
 def _prm(spec: TransformersPRM) -> Callable[..., Any]:
-    """What loads a PRM by its family's class; the same for equal specs, which share their weights."""
+    """What loads a PRM by its family's class."""
 
     def from_pretrained(name: str, **given: Any) -> Any:
         import transformers
