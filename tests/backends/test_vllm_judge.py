@@ -27,7 +27,7 @@ pytestmark = [
 
 
 def test_a_judge_shares_the_proposers_engine_and_asks_it_in_a_chat(tmp_path: Path) -> None:
-    folder = save(tmp_path / "m", "causal", chat=True, max_position_embeddings=2048)
+    folder = save(tmp_path / "m", "causal", chat=True, max_position_embeddings=2048, hidden_size=64)
     spec, game = VLLM(str(folder), max_num_seqs=16, max_num_batched_tokens=2048), load_task("game24")
 
     async def main() -> None:

@@ -81,10 +81,9 @@ class Panel:
         if spec.model is None:
             raise ConfigError("model is not set: give the spec of a proposer (a config fills in the run's own)")
         self.spec = spec
-        self.chats, self.thinks = (
-            True,
-            False,
-        )  # a model in a chat stops when it is done; its template may open a thought
+        served = hasattr(spec.model, "base_url")
+        self.chats = not (served and spec.style == "direct")  # a model in a chat stops when it is done
+        self.thinks = False  # its template opens a thought
         self.proposer: Any = self._built()
         for proposer in getattr(self.proposer, "proposers", [self.proposer]):  # of a mixture, each in its own way
             self._put(proposer)
