@@ -181,9 +181,10 @@ class CausalProposer:
         draft.add(ids, logprobs)
         more = False
         if self.thinking is not None and draft.thinking and ids:
-            pieces = self._pieces(draft)
-            if pieces[-1].finish != "length":
-                more = self.thinking.correct(draft, len(ids), len(draft.ids) - pieces[-1].tokens)
+            end = self.thinking.end(draft, len(ids))
+            last = self._pieces(draft)[-1]
+            if last.finish != "length":
+                more = self.thinking.correct(draft, end, len(draft.ids) - last.tokens)
         draft.done = not more or self._complete(draft)
 
     def room(self, draft: Draft) -> Room:
