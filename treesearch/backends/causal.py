@@ -177,7 +177,7 @@ class CausalProposer:
         return [self.draft(start, i) for i in range(first, first + (start.job.n or 0))]
 
     def take(self, draft: Draft, ids: Sequence[int], logprobs: Sequence[float] | None) -> None:
-        """What was sampled in this segment; `logprobs` one a token in nats, or None where nobody asked."""
+        """What was sampled in this segment, none if nothing can be; `logprobs` one a token in nats, or None where nobody asked."""
         draft.add(ids, logprobs)
         more = False
         if self.thinking is not None and draft.thinking and ids:
@@ -185,7 +185,9 @@ class CausalProposer:
             last = self._pieces(draft)[-1]
             if last.finish != "length":
                 more = self.thinking.correct(draft, end, len(draft.ids) - last.tokens)
-        draft.done = not more or self._complete(draft)
+        draft.done = self._complete(draft) or not ids
+        if not (draft.done or more):  # an engine that looks for text may see a separator where there is none
+            draft.segment += 1
 
     def room(self, draft: Draft) -> Room:
         """What the next segment may be."""
