@@ -177,7 +177,7 @@ class CausalProposer:
         return [self.draft(start, i) for i in range(first, first + (start.job.n or 0))]
 
     def take(self, draft: Draft, ids: Sequence[int], logprobs: Sequence[float] | None) -> None:
-        """What was sampled in this segment, none if nothing can be; `logprobs` one a token in nats, or None where nobody asked."""
+        """What was sampled in this segment (nothing: it cannot go on); `logprobs` one a token in nats, or None."""
         draft.add(ids, logprobs)
         more = False
         if self.thinking is not None and draft.thinking and ids:
