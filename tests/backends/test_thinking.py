@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.decoders import DecodeStream
 
 from tests.backends.chat_models import QWEN3, llama3, qwen
 from tests.backends.models import job
@@ -101,7 +102,7 @@ class ScriptedModel:
 
 
 class ScriptedEngine:
-    """An engine that writes greedily and stops where vLLM would."""
+    """An engine that writes greedily and stops where vLLM would, which looks for text in a stream begun with the prompt."""
 
     def __init__(self, script: Script, tokenizer: Any) -> None:
         self.script, self.tokenizer = script, tokenizer
@@ -113,10 +114,11 @@ class ScriptedEngine:
 
     async def generate(self, ids: Sequence[int], params: Any, request_id: str, priority: int = 0) -> Reply:
         self.asked.append((list(ids), params))
+        stream, text = DecodeStream(ids=list(ids), skip_special_tokens=params["skip_special_tokens"]), ""
         out: list[int] = []
         while len(out) < params["max_tokens"]:
             out.append(self.script.greedy([*ids, *out]))
-            text = self.tokenizer.decode(out)
+            text += stream.step(self.tokenizer.backend_tokenizer, out[-1]) or ""
             if out[-1] in params["stop_token_ids"] or any(stop in text for stop in params["stop"] or ()):
                 break
         return Reply(out, [-1.0] * len(out) if params["logprobs"] is not None else None)
