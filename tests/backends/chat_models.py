@@ -135,7 +135,8 @@ def save(folder: Path, style: str, **config: Any) -> Path:
     tokenizer = tokenizer_of(style)
     _, config_class, model_class = STYLES[style]
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    model = model_class(config_class(vocab_size=len(tokenizer), tie_word_embeddings=False, **SHAPE, **ids, **config))
+    given = SHAPE | ids | {"vocab_size": len(tokenizer), "tie_word_embeddings": False} | config
+    model = model_class(config_class(**given))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" not in name:

@@ -24,10 +24,12 @@ from tests.backends.chat_models import (
     tokenizer_of,
 )
 from tests.backends.models import job
+from treesearch.backends import vllm_engine
 from treesearch.backends.base import Limits
 from treesearch.backends.causal import CausalProposer, ends_of
 from treesearch.backends.chat import chat_of, turn_ends
 from treesearch.backends.transformers import Transformers, TransformersProposer
+from treesearch.backends.vllm import VLLM, describe
 from treesearch.errors import ConfigError
 from treesearch.tasks import TASKS, Prompt
 from treesearch.types import GREEDY, Chain, Sampling
@@ -195,6 +197,16 @@ def test_a_template_from_a_file(tmp_path: Path, tmp_path_factory: pytest.TempPat
     (tmp_path / "bad.jinja").write_text("{% for m in %}")
     with pytest.raises(ConfigError, match="the chat template cannot be used"):
         Transformers(str(folder), chat_template=str(tmp_path / "bad.jinja")).build(PLAIN, Prompt("chat"), LIMITS)
+
+
+def test_vllm_is_told_the_same_template_and_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(vllm_engine, "installed", lambda: "0.32.0")
+    monkeypatch.setattr(vllm_engine, "quiet", lambda: None)
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}")
+    spec = VLLM(str(save(tmp_path / "model", "qwen2")))
+    model, own = describe(spec, "proposer"), describe(spec, "proposer", str(tmp_path / "own.jinja"))
+    assert model.tokenizer.convert_ids_to_tokens(model.ends) == ["<|endoftext|>", "<|im_end|>"]
+    assert own.tokenizer.convert_ids_to_tokens(own.ends) == ["<|endoftext|>"]
 
 
 def test_a_model_without_a_template_is_refused_when_it_is_built() -> None:

@@ -228,7 +228,7 @@ def test_a_chat_is_gone_on_with_where_its_message_ended(served: Served) -> None:
     """The same continuation as of the chat template's text; whatever the small model makes of it."""
     path = (Step("4 + 5 = 9 (left: 6 9 10)\n"),)
     asked = job(n=1, sampling=GREEDY, path=path)
-    chat = spec(served.url).build(GAME, Prompt(style="chat"), Limits())
+    chat = spec(served.url).build(GAME, Prompt(style="chat", system=""), Limits())
     assert (chat.can.mode, chat.can.lacks) == ("chat", None)
     text = "<|im_start|>user\n4 5 6 10<|im_end|>\n<|im_start|>assistant\n"
     completed = spec(served.url, mode="completions").build(

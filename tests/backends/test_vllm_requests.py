@@ -51,7 +51,8 @@ class FakeEngine:
 
     async def generate(self, ids: Sequence[int], params: Any, request_id: str, priority: int = 0) -> Reply:
         self.asked.append((tuple(ids), params, request_id, priority))
-        reply = self.says.pop(0) if self.says else Reply([10, 198])
+        stops = params.get("stop_token_ids", [0])
+        reply = self.says.pop(0) if self.says else Reply([10, 198 if 198 in stops else stops[0]])
         if self.gate is not None:
             await self.gate.wait()
         if isinstance(reply, Exception):
@@ -175,6 +176,16 @@ def test_what_was_sampled_beyond_the_step_is_cut() -> None:
     p.engine.says = [Reply([10, 198, 11, 12])]  # type: ignore[attr-defined]
     (chains,) = ask(p, job(n=1))
     assert [step.ids for step in chains[0]] == [(10, 198)]
+
+
+def test_a_step_that_an_engine_ended_too_early_goes_on() -> None:
+    """vLLM takes the text of a prompt that ends in mid-character for sampled text, and finds a stop string in it."""
+    p = proposer()
+    p.engine.says = [Reply([10]), Reply([11, 198])]  # type: ignore[attr-defined]
+    (chains,) = ask(p, job(n=1))
+    assert [step.ids for step in chains[0]] == [(10, 11, 198)]
+    (first, before, *_), (second, after, *_) = p.engine.asked  # type: ignore[attr-defined]
+    assert second == (*first, 10) and before["seed"] != after["seed"] and after["max_tokens"] == 11
 
 
 def test_an_aborted_job_gives_what_was_sampled_or_says_so() -> None:

@@ -187,14 +187,17 @@ class CausalProposer:
         return [self.draft(start, i) for i in range(first, first + (start.job.n or 0))]
 
     def take(self, draft: Draft, ids: Sequence[int], logprobs: Sequence[float] | None) -> None:
-        """What was sampled in this segment; `logprobs` one a token in nats, or None where nobody asked."""
+        """What was sampled in this segment (nothing: it cannot go on); `logprobs` one a token in nats, or None."""
         draft.add(ids, logprobs)
         more = False
         if self.thinking is not None and draft.thinking and ids:
-            pieces = self._pieces(draft)
-            if pieces[-1].finish != "length":
-                more = self.thinking.correct(draft, len(ids), len(draft.ids) - pieces[-1].tokens)
-        draft.done = not more or self._complete(draft)
+            end = self.thinking.end(draft, len(ids))
+            last = self._pieces(draft)[-1]
+            if last.finish != "length":
+                more = self.thinking.correct(draft, end, len(draft.ids) - last.tokens)
+        draft.done = self._complete(draft) or not ids
+        if not (draft.done or more):  # an engine that looks for text may see a separator where there is none
+            draft.segment += 1
 
     def room(self, draft: Draft) -> Room:
         """What the next segment may be."""

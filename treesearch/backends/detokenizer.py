@@ -35,16 +35,18 @@ class Detokenizer:
         while size < len(before) and (not head or head.startswith(CUT)):  # begins in mid-character, or says nothing
             size *= 4
             head = self.decode(before[-size:])
-        known, whole = list(before[-size:]), [*before[-size:], *ids]
-        return (self.decode(whole) if last else self._settled(whole))[len(self._settled(known)) :]
+        known = list(before[-size:])
+        whole = [*known, *ids]
+        text = self.decode(whole)
+        return (text if last else self._settled(whole, text))[len(self._settled(known, head)) :]
 
-    def _settled(self, ids: list[int]) -> str:
-        """The decode of ids without a character that their end cuts: of at most four bytes, so of three tokens before."""
-        whole = text = self.decode(ids)
+    def _settled(self, ids: list[int], text: str) -> str:
+        """The text of ids without a character that their end cuts: of at most four bytes, so of three tokens before."""
+        shorter = text
         for back in range(1, 4):
-            if text.endswith(CUT):
-                text = self.decode(ids[: max(0, len(ids) - back)])
-        return whole.rstrip(CUT) if text.endswith(CUT) else text
+            if shorter.endswith(CUT):
+                shorter = self.decode(ids[: max(0, len(ids) - back)])
+        return text.rstrip(CUT) if shorter.endswith(CUT) else shorter
 
     def vocabulary(self, size: int) -> list[str]:
         """Text of each token id below `size` in the middle of a text; empty for ids the tokenizer does not have."""

@@ -28,6 +28,7 @@ class Thinking:
     def __init__(self, detokenizer: Detokenizer, texts: Sequence[str], ends: Iterable[int], limits: Limits) -> None:
         self.decode = detokenizer.decode
         self.ends, self.least, self.most = frozenset(ends), limits.think_least or 0, limits.think_most
+        self.step_tokens = limits.step_tokens
         self.wait = detokenizer.ids(WAIT, after="\n")
         self._closing = detokenizer.ids(CLOSING, after="a")
         self._closing_line = detokenizer.ids(CLOSING[1:], after="\n")  # where the thought's last line has ended
@@ -37,11 +38,14 @@ class Thinking:
 
     def is_open(self, path: Sequence[int]) -> bool:
         """Whether a path is in its thought, or closed it only because it had to."""
-        return THOUGHT_OVER not in self.decode(path[: self.most])
+        return not self._has_tag(path[: self.most])
 
     def closes(self, written: Sequence[int]) -> bool:
-        """Whether the ids end with what completes the closing tag."""
-        return written[-1] == self.tag if self.tag is not None else THOUGHT_OVER in self.decode(written[-TAIL:])
+        """Whether the last of the ids completes the closing tag of a thought that was open before it."""
+        return written[-1] == self.tag if self.tag is not None else self._has_tag(written[-TAIL:])
+
+    def _has_tag(self, ids: Sequence[int]) -> bool:
+        return self.tag in ids if self.tag is not None else THOUGHT_OVER in self.decode(ids)
 
     def due(self, path: Sequence[int]) -> list[int]:
         """What must follow an open thought: the closing, or the rest of one that a step's end has cut."""
@@ -58,16 +62,17 @@ class Thinking:
             if due := self.due(draft.start.path):
                 draft.force(due)
 
-    def correct(self, draft: Draft, new: int, step: int) -> bool:
-        """Mend a draft whose last `new` tokens were sampled in an open thought; its last step begins at `step`.
+    def correct(self, draft: Draft, end: int | None, step: int) -> bool:
+        """Mend a draft sampled in an open thought that ends at `end`; its last step begins at `step`.
 
         True: sampling must go on.
         """
         path, forced = len(draft.start.path), False
-        end = self._end(draft, new, step)
         if end is not None and path + end < self.least:
+            end = max(end, step)  # what stands in an earlier step, stands: the rest of the tag is no tag
             draft.cut(end)
-            draft.force(self.wait if self.most is None else self.wait[: self.most - path - end])
+            left = self.step_tokens - (end - step)  # the word ends with its step: the next one goes on by itself
+            draft.force(self.wait[: left if self.most is None else min(left, self.most - path - end)])
             end, forced = None, True
         if end is not None:
             draft.thinking = False
@@ -79,14 +84,17 @@ class Thinking:
             return True
         return forced
 
-    def _end(self, draft: Draft, new: int, step: int) -> int | None:
-        """Where in the draft's ids the end of the thought begins: its tag (in the last step), or an end of the text."""
-        if new and draft.ids[-1] in self.ends:
-            return len(draft.ids) - 1
+    def end(self, draft: Draft, new: int) -> int | None:
+        """Where the end of a thought begins, counted as the draft's ids are: its tag, or an end of the text.
+
+        `new` tokens were sampled since it was known to be open. What a sampler wrote beyond the tag, because its stops
+        saw only a part of it, is dropped.
+        """
+        path = len(draft.start.path)
         written = [*draft.start.path, *draft.ids]
-        if THOUGHT_OVER not in self.decode(written[-new - TAIL :]):
-            return None
-        for back in range(1, TAIL + 1):
-            if THOUGHT_OVER in self.decode(written[-back:]):
-                return max(step, len(draft.ids) - back)
-        return len(draft.ids)
+        if self._has_tag(written[-new - TAIL :]):
+            for at in range(len(written) - new + 1, len(written) + 1):
+                if self.closes(written[:at]):
+                    draft.cut(at - path)
+                    return next(k for k in range(at - 1, -1, -1) if self._has_tag(written[k:at])) - path
+        return len(draft.ids) - 1 if draft.ids[-1] in self.ends else None

@@ -145,7 +145,7 @@ class _Decoding:
         splitter = proposer.splitter
         size = len(splitter.holds)
         table = torch.zeros(4, size, dtype=torch.bool, device=self.device)  # ends, holds, opens, closes
-        table[0, list(splitter.end_ids)] = True
+        table[0, [i for i in splitter.end_ids if i < size]] = True
         for k, column in enumerate((splitter.holds, splitter.opens, splitter.closes), 1):
             table[k] = torch.tensor(column)
         self.table = table
