@@ -314,7 +314,8 @@ class Cluster:
     def _next(self, want: int) -> Iterator[Problem]:
         """The next problems: fewer for each towards the end, where that is known, so that all managers end together."""
         if self._unread is not None:
-            want = min(want, math.ceil((self._unread + len(self._returned)) / (2 * self.config.cluster.managers)))
+            share = math.ceil((self._unread + len(self._returned)) / (2 * self.config.cluster.managers))
+            want = min(want, max(1, share))  # also after the last one: the source must say that it ends
         for _ in range(want):
             problem = self._returned.popleft() if self._returned else self._fresh()
             if problem is None:
