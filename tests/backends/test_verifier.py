@@ -18,7 +18,7 @@ from treesearch.backends import OUTCOMES, SCORERS
 from treesearch.backends.base import Scored
 from treesearch.backends.verifier import Verifier, VerifierScorer
 from treesearch.config import load
-from treesearch.errors import ConfigError, RequestError
+from treesearch.errors import ConfigError, RequestError, RunError
 from treesearch.run import answer_all
 from treesearch.tasks import load_task
 from treesearch.tasks.base import Prompt
@@ -204,6 +204,20 @@ def test_a_search_is_led_by_a_function() -> None:
     assert {answer.tokens_scored for answer in answers} == {0}
 
 
+def test_what_waits_for_a_process_when_it_is_closed_gets_an_error_too() -> None:
+    """It was cancelled, which no reply is."""
+    scorer = build(seconds=1000.0)
+
+    async def closed_meanwhile() -> list[Scored | Exception]:
+        asked = asyncio.ensure_future(scorer.score([(job(), (chain("hang", str(k)),)) for k in range(4)]))
+        await asyncio.sleep(0.1)
+        await scorer.close()
+        return await asked
+
+    replies = asyncio.run(closed_meanwhile())
+    assert len(replies) == 4 and all(isinstance(reply, RequestError | RunError) for reply in replies)
+
+
 def test_closing_ends_what_is_running() -> None:
     scorer = build(seconds=1000.0)
 
@@ -214,4 +228,4 @@ def test_closing_ends_what_is_running() -> None:
         (reply,) = await task
         return reply
 
-    assert isinstance(asyncio.run(closed_meanwhile()), RequestError)
+    assert isinstance(asyncio.run(closed_meanwhile()), RequestError | RunError)

@@ -89,8 +89,7 @@ class VerifierScorer:
 
     async def close(self) -> None:
         """End all processes; what is running is killed."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._workers.kill()
+        self._workers.kill()  # what waits for a thread still gets its error, at once
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _item(self, job: Job, chains: tuple[Chain, ...]) -> Scored | Exception:
