@@ -157,11 +157,10 @@ class Engine:
 
     def room(self) -> bool:
         """Whether one more live search would find something to do."""
-        if len(self._unpublished) + self._out.qsize() >= self.proposers.credits + MOST_BEHIND:
+        trees, credits = self.settings.trees, self.proposers.credits
+        if len(self._unpublished) + self._out.qsize() >= (credits if trees is None else trees) + MOST_BEHIND:
             return False
-        if self.settings.trees is not None:
-            return len(self._unpublished) < self.settings.trees
-        return len(self._tasks) < self.proposers.credits
+        return len(self._tasks) < credits if trees is None else len(self._unpublished) < trees
 
     def _open(self, problem: Problem) -> None:
         if problem.id in self._unpublished:

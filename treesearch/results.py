@@ -98,7 +98,7 @@ class Results:
 
     def has(self, problem: Problem) -> bool:
         """Whether the problem has its line; raises ConfigError if that is about another question."""
-        place = self._place.get(digest(problem.id))
+        place = self._place.get(digest(problem.id)) if self._place else None
         if place is not None and self._question[place] != digest(problem.question):
             raise ConfigError(
                 f"{self.folder} has problem {problem.id!r} with another question: the problem set changed; use another --out"
