@@ -231,7 +231,11 @@ class Engine:
                 return Expansion(job.leaf, chains)  # nobody will look at it: counted, not scored
             _check_chains(job, chains)
             chains = tuple([await self._read(job, chain) for chain in chains])
-            return await self._judge(job, chains)
+            compared = self._compare(job.problem.id, chains)
+            expansion = await self._judge(job, chains)
+            for task in compared:
+                await asyncio.shield(task)  # before delivery, which only looks up; others may wait for it too
+            return expansion
         except RunError:  # no replica is left, or the checker cannot start: no fault of this job
             raise
         except Exception as error:
@@ -243,19 +247,19 @@ class Engine:
             return chain
         texts = [step.text for step in (*job.path, *chain)]
         answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
-        if canonical is not None:
-            await self._compare(job.problem.id, canonical)
         return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
 
-    async def _compare(self, problem_id: str, form: str) -> None:
-        """Return once it is known which forms before this one are equal to it: one task a form, whoever waits for it."""
+    def _compare(self, problem_id: str, chains: Sequence[Chain]) -> list[asyncio.Task[None]]:
+        """Begin to find out which forms before those of these chains are equal to them: one task a form."""
         live = self.manager.live.get(problem_id)
         if live is None or live.forms is None:
-            return
+            return []
         tasks = self._compared.setdefault(problem_id, {})
-        if form not in tasks:
-            tasks[form] = asyncio.create_task(self._ask(live.forms, form, live.forms.arrive(form)))
-        await asyncio.shield(tasks[form])
+        forms = [chain[-1].canonical for chain in chains if chain[-1].canonical is not None]
+        for form in forms:
+            if form not in tasks:
+                tasks[form] = asyncio.create_task(self._ask(live.forms, form, live.forms.arrive(form)))
+        return [tasks[form] for form in forms]
 
     async def _ask(self, forms: Forms, form: str, others: Sequence[str]) -> None:
         for other in others:

@@ -87,6 +87,8 @@ def _opened(source: str, name: str, task: Task, fields: Fields) -> Callable[[], 
             "hf:ORG/NAME for the Hub"
         )
     built_in = task.problems(source)
+    if fields != Fields():
+        raise ConfigError(f"problems = {source!r}: a packaged set has no columns to name; leave fields out")
     return lambda: enumerate(built_in, 1)
 
 
