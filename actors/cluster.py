@@ -150,7 +150,7 @@ class Cluster:
 
     def _done(self) -> bool:
         """Whether every problem has its line."""
-        return self._ended and not self._under_way
+        return (self._ended or self._unread == 0) and not self._under_way
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task whose failure ends the run."""

@@ -199,6 +199,11 @@ def test_an_unknown_column_lists_those_there_are(tmp_path: Path, name: str):
     assert read(str(tmp_path / "a.csv"), PLAIN, fields=Fields("a", "a", "b")) == [Problem("1", "1")]
 
 
+def test_a_packaged_set_has_no_columns():
+    with pytest.raises(ConfigError, match="leave fields out"):
+        read("game24", TASKS["game24"], fields=Fields(id="numbers"))
+
+
 # Parquet
 
 

@@ -329,6 +329,13 @@ def test_solve_answers_in_the_order_asked():
     assert all(len(a.candidates) == 3 for a in answers)
 
 
+def test_solve_takes_a_problem_set_with_its_columns(tmp_path: Path):
+    (tmp_path / "set.csv").write_text("what,gold\na,1\nb,2\n")
+    found = ts.solve(str(tmp_path / "set.csv"), ts.Sample(n=3), KeyedProposer(), KeyedScorer(), task="plain",
+                     fields=ts.Fields(question="what", answer="gold"))  # fmt: skip
+    assert [a.problem for a in found] == [ts.Problem("line-2", "a", "1"), ts.Problem("line-3", "b", "2")]
+
+
 def test_solve_inside_a_loop_says_what_to_use():
     async def inside() -> None:
         ts.solve(["a"], task="plain")

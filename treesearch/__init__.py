@@ -25,6 +25,7 @@ _HOMES = {
     "Config": "config",
     "AnswerRule": "answers",
     "Budget": "manager",
+    "Fields": "problems",
     "Limits": "backends.base",
     "Prompt": "tasks.base",
     "load_task": "tasks",

@@ -160,11 +160,10 @@ class Engine:
 
     def room(self) -> bool:
         """Whether one more live search would find something to do."""
-        if len(self._unpublished) + self._out.qsize() >= self.proposers.credits + MOST_BEHIND:
+        trees, credits = self.settings.trees, self.proposers.credits
+        if len(self._unpublished) + self._out.qsize() >= (credits if trees is None else trees) + MOST_BEHIND:
             return False
-        if self.settings.trees is not None:
-            return len(self._unpublished) < self.settings.trees
-        return len(self._tasks) < self.proposers.credits
+        return len(self._tasks) < credits if trees is None else len(self._unpublished) < trees
 
     def _open(self, problem: Problem) -> None:
         if problem.id in self._unpublished:
@@ -238,7 +237,11 @@ class Engine:
             if len(path) < len(job.path):  # what is read and judged is one attempt
                 job = replace(job, path=path)
             chains = tuple([await self._read(job, chain) for chain in chains])
-            return await self._judge(job, chains)
+            compared = self._compare(job.problem.id, chains)
+            expansion = await self._judge(job, chains)
+            for task in compared:
+                await asyncio.shield(task)  # before delivery, which only looks up; others may wait for it too
+            return expansion
         except RunError:  # no replica is left, or the checker cannot start: no fault of this job
             raise
         except Exception as error:
@@ -252,19 +255,19 @@ class Engine:
         if not has_answer(texts, self.settings.thinking):
             return chain
         answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
-        if canonical is not None:
-            await self._compare(job.problem.id, canonical)
         return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
 
-    async def _compare(self, problem_id: str, form: str) -> None:
-        """Return once it is known which forms before this one are equal to it: one task a form, whoever waits for it."""
+    def _compare(self, problem_id: str, chains: Sequence[Chain]) -> list[asyncio.Task[None]]:
+        """Begin to find out which forms before those of these chains are equal to them: one task a form."""
         live = self.manager.live.get(problem_id)
         if live is None or live.forms is None:
-            return
+            return []
         tasks = self._compared.setdefault(problem_id, {})
-        if form not in tasks:
-            tasks[form] = asyncio.create_task(self._ask(live.forms, form, live.forms.arrive(form)))
-        await asyncio.shield(tasks[form])
+        forms = [chain[-1].canonical for chain in chains if chain[-1].canonical is not None]
+        for form in forms:
+            if form not in tasks:
+                tasks[form] = asyncio.create_task(self._ask(live.forms, form, live.forms.arrive(form)))
+        return [tasks[form] for form in forms]
 
     async def _ask(self, forms: Forms, form: str, others: Sequence[str]) -> None:
         for other in others:

@@ -98,7 +98,7 @@ class Results:
 
     def has(self, problem: Problem) -> bool:
         """Whether the problem has its line; raises ConfigError if that is about another question."""
-        place = self._place.get(digest(problem.id))
+        place = self._place.get(digest(problem.id)) if self._place else None
         if place is not None and self._question[place] != digest(problem.question):
             raise ConfigError(
                 f"{self.folder} has problem {problem.id!r} with another question: the problem set changed; use another --out"
@@ -144,9 +144,9 @@ class Results:
         self._rewrite([place for _, place in ordered])
 
     def _note(self, start: int, row: Row) -> None:
-        self._place[digest(row["id"])] = len(self._start)
         self._start.append(start)
         self._question.append(digest(row["question"]))
+        self._place[digest(row["id"])] = len(self._start) - 1  # last: a stream is read in another thread
 
     def _rewrite(self, places: Sequence[int]) -> None:
         """Put these lines in this order, if the file is not so already."""

@@ -87,6 +87,8 @@ def _opened(source: str, name: str, task: Task, fields: Fields) -> Callable[[], 
             "hf:ORG/NAME for the Hub"
         )
     built_in = task.problems(source)
+    if fields != Fields():
+        raise ConfigError(f"problems = {source!r}: a packaged set has no columns to name; leave fields out")
     return lambda: enumerate(built_in, 1)
 
 
@@ -116,8 +118,9 @@ def _problem(where: str, line: int, row: Mapping[str, Any], task: Task, fields: 
     if reference is not None and not isinstance(reference, str):
         reference = json.dumps(reference, default=str)
     name = str(given) if given is not None else f"line-{line}"
-    for what, text in (("id", name), ("question", question), ("answer", reference or "")):
-        _encodable(where, what, text)
+    if not (name.isascii() and question.isascii() and (reference is None or reference.isascii())):
+        for what, text in (("id", name), ("question", question), ("answer", reference or "")):
+            _encodable(where, what, text)
     return Problem(name, question, reference)
 
 
@@ -125,7 +128,10 @@ def _field(where: str, row: Mapping[str, Any], fields: Fields, key: str, names: 
     """The value of the column that `fields` names, else of the first of `names` that has one."""
     name: str | None = getattr(fields, key)
     if name is None:
-        return next((row[name] for name in names if row.get(name) is not None), None)
+        for name in names:
+            if (found := row.get(name)) is not None:
+                return found
+        return None
     value: Any = row
     for part in (name,) if name in row else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -139,7 +145,7 @@ def _field(where: str, row: Mapping[str, Any], fields: Fields, key: str, names: 
 def _encodable(where: str, what: str, text: str) -> None:
     """Refuse lone surrogates, which JSON can write and no tokenizer, file or database takes."""
     try:
-        _ = text.isascii() or text.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise ProblemError(
             f"{where}: the {what} is not text: {text[error.start]!r} at character {error.start} is half of a character"
