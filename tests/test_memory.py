@@ -25,7 +25,7 @@ from treesearch.types import Problem
 class Letters:
     """A tokenizer with a token a letter."""
 
-    chat_template = None
+    chat_template = bos_token_id = None
 
     def __len__(self) -> int:
         return 128
@@ -33,7 +33,7 @@ class Letters:
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [ord(c) for c in text]}
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int], **_: bool) -> str:
         return "".join(map(chr, ids))
 
 
@@ -45,8 +45,8 @@ def test_the_ids_of_questions_and_texts_are_kept_within_bounds(monkeypatch: pyte
     monkeypatch.setattr(reading, "MOST_TEXT", 1000)
     for k in range(500):
         assert proposer.prompt_ids(f"question {k}") == [ord(c) for c in f"question {k}\n"]
-        assert reader.ids(f"text {k}") == [ord(c) for c in f"text {k}"]
-        assert len(proposer._prompts) <= 50 and sum(map(len, reader._cache)) <= 1010
+        assert reader.after("", f"text {k}") == [ord(c) for c in f"text {k}"]
+        assert len(proposer._prompts) <= 50 and sum(len(text) for _, text in reader._cache) <= 1010
     assert len(proposer._prompts) > 1 and len(reader._cache) > 1
 
 
