@@ -61,6 +61,7 @@ def test_a_signal_stops_the_run_which_then_resumes_to_the_results_of_a_whole_one
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("given", [0, 2])
 def test_a_run_that_waits_for_standard_input_stops_too_and_goes_on_with_all_of_it(

@@ -142,6 +142,7 @@ ray.shutdown()
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.ray
 def test_ray_exports_the_names_and_tags_of_the_dashboard(tmp_path: Path):
     """Ray has changed the suffixes of counters before; the dashboard would be empty and nobody would know.

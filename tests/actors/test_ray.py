@@ -17,7 +17,7 @@ import pytest
 from treesearch.config import Config, load
 from treesearch.run import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.ray]
 HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 500,
           "health_check_failure_threshold": 3}  # fmt: skip
 PROBLEMS = 40

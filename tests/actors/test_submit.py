@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.ray]
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
