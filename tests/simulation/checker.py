@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from tests.simulation.world import TIMEOUT, World
-from treesearch.errors import RunError
+from treesearch.errors import RunError, TreesearchError
 from treesearch.manager import Close, Reply, add, tokens_of
 from treesearch.pool import DEATHS, TRIES
 from treesearch.types import Stopped
@@ -258,7 +258,10 @@ class _Reader:
         )
 
     def _replayed(self, problem: Any, tree: Any, row: Any) -> str:
-        calm_tree, calm_row = self.world.replayed(problem)
+        try:
+            calm_tree, calm_row = self.world.replayed(problem)
+        except (TreesearchError, AssertionError) as error:
+            return f"its journal does not lead to its end: {error}"
         if calm_tree != tree:
             return f"its journal replays to another tree ({len(calm_tree[0])} nodes, it had {len(tree[0])})"
         if _line(calm_row) != _line(row):
