@@ -151,7 +151,7 @@ class TreeManager:
             lost=lambda error: self._lose(role, epoch, error),
         )
         self.links[role, epoch] = link
-        replica = Replica(link.call, max(1, credits // self.managers), link.abort)
+        replica = Replica(link.call, max(1, credits // self.managers), link.abort, link.trial)
         link.number = self._pool(role).join(replica)
         self.engine.admit()
 

@@ -19,7 +19,7 @@ from treesearch.config import Config, Data
 from treesearch.run import usage_of
 from treesearch.wire import error_row, seal, unseal
 
-Reply = tuple[int, bool, Any]  # item's number, whether it went well, payload or error row
+Reply = tuple[int, bool | None, Any]  # item's number, whether it went well (None: it begins), payload or error row
 FORGET = 3  # a manager silent for so many beats is gone
 UTILIZATION = 0.9  # of a card's memory, shared out among the engines on it
 
@@ -30,7 +30,8 @@ class Mailbox:
     def __init__(self) -> None:
         self.ready: list[Reply] = []
         self.running: dict[int, tuple[str, asyncio.Task[None]]] = {}  # item's number -> job id, task
-        self.heard = now()
+        self.unheard: dict[int, asyncio.Future[None]] = {}  # suspects' replies that the manager may not have
+        self.heard, self.beat = now(), 0.0
         self._parked: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
 
@@ -65,6 +66,7 @@ class Replica:
         self.data, self.role, self.number, self.epoch, self.share = config, role, number, epoch, share
         self.mail: dict[str, Mailbox] = {}
         self.backend: Any = None
+        self._trial = asyncio.Lock()  # of whoever may have killed another replica
         self.metrics: Metrics | None = None  # of a process that Ray knows
 
     async def ready(self) -> dict[str, Any]:
@@ -83,10 +85,14 @@ class Replica:
         client, items, aborts, gap, beat = unseal(frame)
         self._forget_the_dead(beat)
         box = self.mail.setdefault(client, Mailbox())
-        box.heard = now()
-        for number, row in items:
+        box.heard, box.beat = now(), beat
+        for number in aborts:
+            if number in box.unheard and not box.unheard[number].done():
+                box.unheard[number].set_result(None)
+        for number, row, suspect in items:
             job_id, work = self.work(row)
-            box.running[number] = job_id, asyncio.create_task(self._serve(box, number, work))
+            serve = self._tried if suspect else self._serve
+            box.running[number] = job_id, asyncio.create_task(serve(box, number, work))
         self._abort([box.running[number][0] for number in aborts if number in box.running])
         replies = await box.collect(gap, beat)
         usage = dict(usage_of(self.backend))
@@ -113,7 +119,19 @@ class Replica:
         """(job id, the work on an item, which gives the payload of its reply)."""
         raise NotImplementedError
 
-    async def _serve(self, box: Mailbox, number: int, work: Awaitable[Any]) -> None:
+    async def _tried(self, box: Mailbox, number: int, work: Coroutine[Any, Any, Any]) -> None:
+        """A suspect's turn. Its manager is told that it begins, and has heard how it ended before the next one begins."""
+        try:
+            async with self._trial:
+                heard = box.unheard[number] = asyncio.get_running_loop().create_future()
+                box.put((number, None, None))
+                await self._serve(box, number, work)
+                await asyncio.wait([heard], timeout=FORGET * box.beat)
+        finally:
+            box.unheard.pop(number, None)
+            work.close()  # where it was cancelled while it waited
+
+    async def _serve(self, box: Mailbox, number: int, work: Coroutine[Any, Any, Any]) -> None:
         try:
             reply = number, True, await work
         except Exception as error:

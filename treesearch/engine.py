@@ -217,7 +217,7 @@ class Engine:
             return Expansion(job.leaf, error="cancelled")
         chains: tuple[Chain, ...] = ()
         try:
-            chains = await self.proposers.run(job.id, job)
+            chains = await self.proposers.run(job.id, job, kin=job.seed)
             if self._ended(job):
                 return Expansion(job.leaf, chains)  # nobody will look at it: counted, not scored
             _check_chains(job, chains)

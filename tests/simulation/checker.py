@@ -17,9 +17,10 @@ from typing import Any, get_args
 from tests.simulation.world import TIMEOUT, World
 from treesearch.errors import RunError, TreesearchError
 from treesearch.manager import Close, Reply, add, tokens_of
-from treesearch.pool import DEATHS, TRIES
+from treesearch.pool import TRIES
 from treesearch.types import Stopped
 
+DEATHS = 2  # replicas that a poisonous prompt may take with it
 LATE = 1.0  # seconds that messages and commits may take beyond a request's own time
 
 
@@ -46,7 +47,7 @@ class _Problem:
 
 @dataclass
 class _Job:
-    """The attempts of one process at one job."""
+    """The attempts of one process at one job, or at one prompt."""
 
     failed: int = 0
     refused: int = 0
@@ -64,6 +65,10 @@ class _Reader:
         self.problems: dict[str, _Problem] = defaultdict(_Problem)
         self.searches: dict[tuple[Any, str], _Search] = {}
         self.jobs: dict[tuple[Any, str], _Job] = defaultdict(_Job)
+        self.killed: dict[Any, set[Any]] = defaultdict(
+            set
+        )  # poisonous job -> the processes that have seen what it does
+        self.prompts: dict[tuple[Any, Any], _Job] = defaultdict(_Job)
         self.epochs: dict[tuple[int, int], int | None] = {}  # (pool, number) -> epoch
         self.frozen: dict[Any, float] = defaultdict(float)
         self.life = 0
@@ -104,12 +109,14 @@ class _Reader:
     def _join(self, process: Any, pool: int, number: int, epoch: int | None) -> None:
         self.epochs[pool, number] = epoch
 
-    def _call(self, process: Any, role: str, job_id: str, kind: str, number: int, pool: int, tokens: int) -> None:
+    def _call(
+        self, process: Any, role: str, job_id: str, kind: str, number: int, pool: int, tokens: int, kin: Any
+    ) -> None:
         job = self.jobs[process, job_id]
         job.failed += kind == "failed"
         job.refused += kind == "refused"
         if kind == "lost":
-            job.lost.append((pool, number))
+            self.prompts[process, kin].lost.append((pool, number))
         if role == "proposer" and (search := self.searches.get((process, job_id.rpartition("/")[0]))) is not None:
             search.returned += tokens
 
@@ -207,10 +214,12 @@ class _Reader:
         if job_id in self.world.spoiled:
             return
         if error.startswith("RequestError: poison"):
-            causes = [self._culprit(*where) for where in job.lost]
+            kin = self.world.kin[process, job_id]
+            lost = self.prompts[process, kin].lost + self.prompts[process, job_id].lost
+            causes = [self._culprit(*where) for where in set(lost)]
             if len(causes) < DEATHS:
                 yield f"I9: {job_id} is called poison after {len(causes)} deaths"
-            elif all(culprit not in (None, job_id) for culprit in causes):
+            elif None not in causes and not any(map(self._moved, causes)):
                 yield f"I9: {job_id} is called poison, others killed its replicas: {causes}"
         elif job.failed < TRIES:
             yield f"I9: {job_id} failed after {job.failed} failures and {job.refused} refusals: {error}"
@@ -219,6 +228,11 @@ class _Reader:
         """The poisonous job that ended a replica; None where it was something else."""
         epoch = self.epochs.get((pool, number))
         return self.world.culprits.get(epoch) if epoch is not None else None
+
+    def _moved(self, job_id: str | None) -> bool:
+        """Whether a job has been in several processes: a new one does not know yet what is suspect."""
+        assert job_id is not None
+        return sum(problem_id == job_id.rpartition("/")[0] for _, problem_id in self.searches) > 1
 
     # At the end
 

@@ -102,7 +102,7 @@ class Plan:
         problems = rng.randint(5, 14)
         keys = Keys(
             *(rng.choice((0.0, 0.0, 0.0, 0.02, 0.2)) for _ in range(3)),
-            poison=frozenset(f"p{k}" for k in range(problems) if cluster and often and rng.random() < 0.04),
+            poison=(f"p{rng.randrange(problems)}", rng.randrange(-1, 4)) if cluster and rng.random() < 0.15 else None,
         )
         budget = Budget()
         if rng.random() < 0.15:
@@ -147,6 +147,7 @@ class World:
         self.published: dict[str, Any] = {}
         self.failing: list[str] = []  # what the next commits come to
         self.spoiled: set[str] = set()  # jobs that fail by design
+        self.kin: dict[tuple[Process | None, str], int] = {}  # whose job -> its prompt
         self.culprits: dict[int, str] = {}  # epoch of a replica -> the poisonous job that killed it
         self.life, self.over, self.pools = 0, False, 0
         self.driver: Process | None = None
@@ -513,6 +514,7 @@ class WatchedManager(Manager):
 
     def _stamp(self, live: Any, wish: Any) -> Job:
         job = super()._stamp(live, wish)
+        self.world.kin[HERE.get(), job.id] = job.seed
         if self.world.plan.keys.spoiled(job):
             self.world.spoiled.add(job.id)
         return job
@@ -538,8 +540,8 @@ class WatchedPool(Pool):
         self.world.note("join", HERE.get(), self.name, number, getattr(link, "epoch", None))
         return number
 
-    async def _call(self, number: int, item_id: str, item: Any) -> Any:
-        reply = await super()._call(number, item_id, item)
+    async def _call(self, number: int, item_id: str, item: Any, trial: bool) -> Any:
+        reply = await super()._call(number, item_id, item, trial)
         kind = "ok"
         if isinstance(reply, ReplicaLost):
             kind = "lost" if reply.suspicious else "left"
@@ -549,5 +551,15 @@ class WatchedPool(Pool):
             )
         role = "proposer" if isinstance(item, Job) else "scorer"
         tokens = sum(s.tokens or 0 for c in reply for s in c) if kind == "ok" and role == "proposer" else 0
-        self.world.note("call", HERE.get(), role, item_id, kind, number, self.name, tokens)
+        self.world.note(
+            "call",
+            HERE.get(),
+            role,
+            item_id,
+            kind,
+            number,
+            self.name,
+            tokens,
+            item.seed if role == "proposer" else item_id,
+        )
         return reply
