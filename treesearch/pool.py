@@ -113,7 +113,7 @@ class Pool:
                 if self._suspects.get(kin) is not trial:
                     continue  # cleared meanwhile
                 number = await self._slot(item_id, suspect=trial is not None)
-                if self._suspects.get(kin) is not trial:  # suspected meanwhile: not this way
+                if kin in self._poison or self._suspects.get(kin) is not trial:  # known meanwhile: not this way
                     self.dispatch.done(number, item_id)
                     self._send()
                     continue

@@ -8,13 +8,12 @@ SIGKILL), a frozen one's are kept until it goes on (SIGSTOP).
 from __future__ import annotations
 
 import asyncio
-import gc
 import heapq
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
@@ -166,21 +165,26 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.ready.clear()
         self.timers.clear()
         self.call_soon = self.call_at = self.call_later = lambda *a, **k: _NOTHING  # type: ignore[assignment, method-assign]
-        loud, sys.unraisablehook = sys.unraisablehook, lambda raised: None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that a `finally` makes and nobody awaits
-                while self.tasks:
-                    task = self.tasks.pop()
-                    if not task.done():
-                        task._log_destroy_pending = False  # type: ignore[attr-defined]
-                        with suppress(Exception, asyncio.CancelledError):  # it waited for something in a `finally`
-                            task.get_coro().close()  # type: ignore[union-attr]
-                    del task
-                gc.collect()
-        finally:
-            sys.unraisablehook = loud
+        with silence():
+            while self.tasks:
+                task = self.tasks.pop()
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    with suppress(Exception, asyncio.CancelledError):  # it waited for something in a `finally`
+                        task.get_coro().close()  # type: ignore[union-attr]
         self.close()
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nobody is told of what dead coroutines could not do."""
+    loud, sys.unraisablehook = sys.unraisablehook, lambda raised: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+    finally:
+        sys.unraisablehook = loud
 
 
 class _Nothing:

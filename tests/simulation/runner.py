@@ -11,9 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.simulation.checker import check
+from tests.simulation.loop import silence
 from tests.simulation.world import Plan, World
 
 CHUNK = 25  # seeds that a process is given at a time
+WORLDS = 5  # whose remains are swept together
 
 
 @dataclass
@@ -42,17 +44,26 @@ class Tally:
 
 def run(seeds: Iterable[int]) -> Tally:
     """Run seeds one after another."""
-    gc.freeze()  # what is there already need not be looked at after each of them
     tally, began = Tally(), time.process_time()
-    for seed in seeds:
-        world = World(Plan.of(seed)).run()
-        tally.seeds, tally.searches, tally.lives = (
-            tally.seeds + 1,
-            tally.searches + world.plan.problems,
-            tally.lives + world.life,
-        )
-        if found := check(world):
-            tally.violations[seed] = found
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked at after each of them
+    gc.disable()
+    try:
+        for count, seed in enumerate(seeds, 1):
+            world = World(Plan.of(seed)).run()
+            tally.seeds, tally.lives = tally.seeds + 1, tally.lives + world.life
+            tally.searches += world.plan.problems
+            if found := check(world):
+                tally.violations[seed] = found
+            del world
+            if count % WORLDS == 0:
+                with silence():
+                    gc.collect()
+    finally:
+        with silence():
+            gc.collect()
+        gc.enable()
+        gc.unfreeze()
     tally.seconds = time.process_time() - began
     return tally
 
