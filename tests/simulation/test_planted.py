@@ -9,8 +9,7 @@ import pytest
 
 from actors.cluster import Cluster
 from actors.link import Link
-from tests.simulation.checker import check
-from tests.simulation.world import Plan, World
+from tests.simulation.runner import run
 from treesearch.dispatch import Dispatch
 from treesearch.engine import Engine
 from treesearch.manager import Live, Manager, Outcome
@@ -46,7 +45,7 @@ def the_manager_delivers_as_they_come(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_pool_keeps_the_slot_of_a_failure(patch: pytest.MonkeyPatch) -> None:
-    async def call(self: Pool, number: int, item_id: str, item: Any) -> Any:
+    async def call(self: Pool, number: int, item_id: str, item: Any, trial: bool) -> Any:
         self._running[item_id] = number
         try:
             (reply,) = await self.replicas[number].call([item])
@@ -137,9 +136,9 @@ def a_link_forgets_whoever_waits_for_a_dead_replica(patch: pytest.MonkeyPatch) -
     patch.setattr(Link, "lose", lose)
     call = Pool._call
 
-    async def patient(self: Pool, number: int, item_id: str, item: Any) -> Any:
+    async def patient(self: Pool, number: int, item_id: str, item: Any, trial: bool) -> Any:
         self.timeout = None  # with one, the pool asks another replica in the end
-        return await call(self, number, item_id, item)
+        return await call(self, number, item_id, item, trial)
 
     patch.setattr(Pool, "_call", patient)
 
@@ -164,7 +163,7 @@ PLANTS: dict[Plant, set[str]] = {  # what each must show at least
 def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     for seed in range(SEEDS):
-        found = check(World(Plan.of(seed)).run())
+        found = run([seed]).violations.get(seed, [])
         if {text.split("s: ")[1][:2] for text in found} & PLANTS[plant]:
             print(f"{plant.__name__}: found with seed {seed}: {found[0]}")
             return
