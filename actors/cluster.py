@@ -13,7 +13,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,8 @@ from treesearch.config import Config
 from treesearch.engine import Stats
 from treesearch.errors import ConfigError, RunError
 from treesearch.manager import add
-from treesearch.run import Row, hit_rate
+from treesearch.results import Row
+from treesearch.run import Todo, hit_rate
 from treesearch.store import Row as Committed
 from treesearch.store import Store, pack_close, pack_reply, unpack_close, unpack_reply
 from treesearch.tasks.base import Task
@@ -91,9 +92,12 @@ class Cluster:
         self._usage: dict[int, tuple[str, dict[str, int]]] = {}
         self._epochs = itertools.count(1)
         self._open: dict[str, int] = {}  # role -> slots that live or may come back
-        self._todo: deque[Problem] = deque()
-        self._left = 0  # problems without a line
-        self._out: asyncio.Queue[Row | Exception] = asyncio.Queue()
+        self._source: Iterator[Problem | None] = iter(())
+        self._unread: int | None = 0  # problems that the source still has; None: nobody knows
+        self._returned: deque[Problem] = deque()  # of managers that died
+        self._under_way = 0  # problems read that have no line yet
+        self._ended = False  # the source has no more
+        self._out: asyncio.Queue[Row | Exception | None] = asyncio.Queue()
         self._groups: dict[int, PlacementGroup] = {}  # id of a bundle -> its place
         self._writing = asyncio.Lock()
         self._calls = 0
@@ -119,29 +123,33 @@ class Cluster:
     def prefix_hit_rate(self) -> float | None:
         return hit_rate([usage for role, usage in self._usage.values() if role == "proposer"])
 
-    async def rows(self, todo: Sequence[Problem]) -> AsyncGenerator[Row, None]:
+    async def rows(self, todo: Todo) -> AsyncGenerator[Row, None]:
         """A line for each problem, in order of completion, committed. Raises RunError if the run cannot go on."""
-        self._todo, self._left = deque(todo), len(todo)
+        self._unread = todo.count
         bundles = plan(self.config)
         for slot in (slot for bundle in bundles for slot in bundle.slots):
             self._open[slot.role] = self._open.get(slot.role, 0) + 1
-        tasks = [self._start(self._manage(k)) for k in range(self.config.cluster.managers)] if todo else []
-        tasks += (
-            [self._start(self._keep(bundle, slot, lock)) for bundle, slot, lock in _locked(bundles)] if todo else []
-        )
+        self._source = todo.reading(lambda: None)  # managers ask again soon, whether there is more or not
+        tasks = [self._start(self._manage(k)) for k in range(self.config.cluster.managers)]
+        tasks += [self._start(self._keep(bundle, slot, lock)) for bundle, slot, lock in _locked(bundles)]
         try:
-            while self._left:
+            while not self._done():
                 item = await self._out.get()
                 if isinstance(item, Exception):
                     raise item
-                self._left -= 1
-                yield item
+                if item is not None:
+                    self._under_way -= 1
+                    yield item
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for group in self._groups.values():
                 remove_placement_group(group)
+
+    def _done(self) -> bool:
+        """Whether every problem has its line."""
+        return (self._ended or self._unread == 0) and not self._under_way
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task whose failure ends the run."""
@@ -271,7 +279,7 @@ class Cluster:
                 reason = f"no word for {self.config.cluster.silence:g} s"
             finally:
                 _kill(handle)
-            self._todo.extendleft(reversed(manager.held.values()))
+            self._returned.extend(manager.held.values())
             self.managers.pop(number, None)
             self._calls += manager.stats.get("calls", 0)
             self.say(f"manager {number} died ({reason}); its {len(manager.held)} problems go on from the journal")
@@ -280,7 +288,7 @@ class Cluster:
     async def _serve(self, manager: _Manager) -> None:
         """Bring it problems and acknowledgements, commit its rows, take its lines, until nothing is left to do."""
         committed, want = 0, 1
-        while self._left:
+        while not self._done():
             problems = [await self._handed(manager, problem) for problem in self._next(want)]
             self._calls += 1
             async with asyncio.timeout(self.config.cluster.silence):  # unlike wait_for, it never swallows an interrupt
@@ -300,10 +308,31 @@ class Cluster:
             if error is not None:
                 raise RunError(error)
 
-    def _next(self, want: int) -> list[Problem]:
-        """The next problems: fewer for each towards the end, so that all managers end together."""
-        share = math.ceil(len(self._todo) / (2 * self.config.cluster.managers))
-        return [self._todo.popleft() for _ in range(min(want, share))]
+    def _next(self, want: int) -> Iterator[Problem]:
+        """The next problems: fewer for each towards the end, where that is known, so that all managers end together."""
+        if self._unread is not None:
+            share = math.ceil((self._unread + len(self._returned)) / (2 * self.config.cluster.managers))
+            want = min(want, max(1, share))  # also after the last one: the source must say that it ends
+        for _ in range(want):
+            problem = self._returned.popleft() if self._returned else self._fresh()
+            if problem is None:
+                return
+            yield problem
+
+    def _fresh(self) -> Problem | None:
+        """The next problem of the source; None if there is none, at the moment or ever."""
+        if self._ended:
+            return None
+        try:
+            problem = next(self._source)
+        except StopIteration:
+            self._ended = True
+            self._out.put_nowait(None)  # whoever waits for the last line may have it already
+            return None
+        if problem is not None:
+            self._under_way += 1
+            self._unread = None if self._unread is None else self._unread - 1
+        return problem
 
     async def _handed(self, manager: _Manager, problem: Problem) -> tuple[Any, list[bytes], bytes | None]:
         """The problem with what is journalled of it."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from treesearch.backends.none import NoModel
-from treesearch.config import Config
+from treesearch.config import Config, specs_in
 
 ROLES = ("proposer", "scorer", "outcome")
 WHOLE = 1 - 1e-9  # shares that add up to less leave room on a card
@@ -74,8 +74,14 @@ def _slots(config: Config, role: str) -> list[Slot]:
 
 
 def gpus_of(spec: object, asked: float) -> float:
-    """GPUs of a replica: none for a backend that cannot use one, one for each tensor-parallel rank at least."""
-    if not (hasattr(spec, "gpu_memory_utilization") or hasattr(spec, "device")) or not asked:
+    """GPUs of a replica: none for a backend that cannot use one, one for each tensor-parallel rank at least.
+
+    What counts are the models in it: a judge uses a GPU if the model that it asks does.
+    """
+    engines = [
+        inner for inner in specs_in(spec) if hasattr(inner, "gpu_memory_utilization") or hasattr(inner, "device")
+    ]
+    if not engines or not asked:
         return 0.0
-    ranks = int(getattr(spec, "tensor_parallel_size", 1))
+    ranks = max(int(getattr(engine, "tensor_parallel_size", 1)) for engine in engines)
     return float(max(asked, ranks)) if ranks > 1 else asked

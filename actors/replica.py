@@ -15,7 +15,7 @@ from typing import Any
 
 from actors.metrics import Metrics
 from treesearch import config as configs
-from treesearch.config import Config, Data
+from treesearch.config import Config, Data, specs_in, with_specs
 from treesearch.run import usage_of
 from treesearch.wire import error_row, seal, unseal
 
@@ -169,7 +169,13 @@ async def single(reply: Awaitable[Sequence[Any]]) -> Any:
 
 
 def with_share(spec: Any, share: float | None) -> Any:
-    """The spec with its part of a card's memory, unless the user has set it."""
-    if share is None or getattr(spec, "gpu_memory_utilization", 0) is not None:
+    """The spec with its part of a card's memory, shared out among the engines in it, unless the user has set it."""
+    engines = sum(map(_unset, specs_in(spec)))
+    if share is None or not engines:
         return spec
-    return replace(spec, gpu_memory_utilization=round(UTILIZATION * min(share, 1.0), 4))
+    part = round(UTILIZATION * min(share, 1.0) / engines, 4)
+    return with_specs(spec, lambda s: replace(s, gpu_memory_utilization=part) if _unset(s) else s)
+
+
+def _unset(spec: Any) -> bool:
+    return getattr(spec, "gpu_memory_utilization", 0) is None

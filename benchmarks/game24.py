@@ -21,7 +21,7 @@ import yaml
 
 from treesearch import sweep
 from treesearch.progress import Progress
-from treesearch.run import read_rows
+from treesearch.results import read_rows
 from treesearch.store import Store
 
 LEFT = re.compile(r"\(left: ([\d ]+)\)")

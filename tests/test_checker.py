@@ -47,7 +47,7 @@ def test_harmless_tasks_run_inline_and_start_no_process() -> None:
     assert asyncio.run(checker.read(TASKS["gsm8k"], "", ["#### 5.0"])) == ("5.0", "5")
     assert asyncio.run(checker.read(TASKS["gsm8k"], "", ["none"])) == (None, None)
     assert asyncio.run(checker.check(TASKS["gsm8k"], Problem("p", "", "5"), "5.0")) is True
-    assert not checker._all
+    assert not checker._workers.all
     checker.close()
 
 
@@ -61,18 +61,34 @@ def test_a_hostile_answer_costs_two_seconds_at_most(checker: Checker, answer: st
     assert asyncio.run(checker.check(MATH, HALF, "0.5")) is True
 
 
-def test_what_ran_out_of_time_is_unreadable_counted_and_not_tried_again(checker: Checker) -> None:
+def test_what_ran_out_of_time_is_wrong_counted_and_not_tried_again(checker: Checker) -> None:
     checker._cache.clear()
-    counted = checker.timeouts
-    assert asyncio.run(checker.read(MATH, "", [r"\boxed{x+9^{9^{9^{9}}}}"])) == (None, None)
-    assert checker.timeouts == counted + 1
-    assert asyncio.run(checker.read(MATH, "", [r"\boxed{x+9^{9^{9^{9}}}}"])) == (None, None)
+    counted, answer = checker.timeouts, "x+9^{9^{9^{9}}}"
+    assert asyncio.run(checker.read(MATH, "", [rf"\boxed{{{answer}}}"])) == (answer, answer)
+    for _ in range(2):
+        assert asyncio.run(checker.check(MATH, HALF, answer)) is False
+        assert checker.timeouts == counted + 1
+
+
+def test_forms_are_one_answer_in_either_order_and_asked_once(checker: Checker) -> None:
+    checker._cache.clear()
+    for one, other in ((r"2\sqrt{2}", r"\sqrt{8}"), (r"\sqrt{8}", r"2\sqrt{2}")):
+        assert asyncio.run(checker.equal(MATH, one, other)) is True
+        assert len(checker._cache) == 3  # the pair, and whether each can be compared at all
+    assert asyncio.run(checker.equal(MATH, r"\log_25", r"\log5")) is False
+    assert asyncio.run(checker.equal(MATH, r"\text{Evelyn}", r"\text{evelny}")) is False
+
+
+def test_a_form_that_takes_for_ever_does_so_once_not_with_each_other_form(checker: Checker) -> None:
+    checker._cache.clear()
+    counted, endless = checker.timeouts, "x+9^{9^{9^{9}}}"
+    assert [asyncio.run(checker.equal(MATH, endless, other)) for other in ("x+1", "y", r"\pi")] == [False] * 3
     assert checker.timeouts == counted + 1
 
 
 def test_a_process_killed_from_outside_is_replaced(checker: Checker) -> None:
     assert asyncio.run(checker.check(MATH, HALF, "1+1")) is False
-    for process in list(checker._all):
+    for process in list(checker._workers.all):
         os.kill(process.pid, signal.SIGKILL)
         process._program.wait()
     counted = checker.timeouts
@@ -137,7 +153,7 @@ def test_a_hostile_task_without_a_name_is_refused() -> None:
 def test_close_ends_every_process() -> None:
     checker = Checker()
     asyncio.run(checker.read(Broken(), "", ["1"]))
-    programs = [process._program for process in checker._all]
+    programs = [process._program for process in checker._workers.all]
     checker.close()
     assert len(programs) == 1 and all(program.poll() is not None for program in programs)
     with pytest.raises(RuntimeError):
@@ -149,7 +165,7 @@ def test_closing_ends_what_is_running() -> None:
 
     async def closed_meanwhile() -> bool | None:
         task = asyncio.ensure_future(checker.check(MATH, Problem("p", "", "2"), "9^{9^{9^{9}}}"))
-        while not any(MATH.name in process.loaded for process in checker._all):
+        while not any(MATH.name in process.loaded for process in checker._workers.all):
             await asyncio.sleep(0)
         await asyncio.to_thread(checker.close)
         return await task

@@ -313,7 +313,7 @@ def test_a_model_that_is_here(tmp_path: Path):
 
 
 def test_problems_and_folders_that_other_nodes_must_see(tmp_path: Path):
-    assert models.problems_file("game24") is None and models.problems_file("-") is None
+    assert [models.problems_file(name) for name in ("game24", "-", "hf:org/name")] == [None] * 3
     file = tmp_path / "set.jsonl"
     assert models.problems_file(str(file)) == file and models.problems(file, RUN).state == "problem"
     file.touch()
@@ -342,7 +342,8 @@ def config_of(proposer: Any, scorer: Any, **settings: Any) -> Config:
 
 def need(gigabytes: float | None = None, **changes: Any) -> Need:
     sized = None if gigabytes is None else models.Weights(int(gigabytes * GB / 2), int(gigabytes * GB))
-    usual = Need("proposer", "VLLM", "org/name", 1, gpus=1.0, parallel=1, share=0.9, folder=None, weights=sized)
+    usual = Need("proposer", "VLLM", "org/name", 1, gpus=1.0, parallel=1, share=0.9, folder=None,
+                 weights=sized, section=changes.get("role", "proposer"))  # fmt: skip
     return dataclasses.replace(usual, **changes)
 
 
@@ -360,6 +361,28 @@ def test_engines_that_share_a_gpu_share_what_engines_take(tmp_path: Path):
     assert (second.replicas, second.gpus, second.share) == (2, 2, 0.9)  # a GPU for each rank at least
     (own, _) = needs(config_of(VLLM(gpu_memory_utilization=0.3), VLLM(), gpus_per_proposer=0.5), tmp_path)
     assert own.share == 0.3
+
+
+def test_the_model_that_a_judge_asks_counts_as_a_scorer(tmp_path: Path):
+    config = build([{"proposer": {"type": "vllm", "model": "a/b"}, "scorer": "judge", "outcome": "generative",
+                     "cluster": {"gpus_per_scorer": 0.5, "scorers": 3}}])  # fmt: skip
+    own, judge, outcome = needs(config, tmp_path)
+    assert (judge.role, judge.kind, judge.model, judge.section) == ("scorer", "VLLM", "a/b", "scorer.model")
+    assert (judge.replicas, judge.gpus, judge.share) == (3, 0.5, 0.45) and outcome.section == "outcome.model"
+    assert own.section == "proposer"
+    greedy = dataclasses.replace(judge, share=0.9)
+    check, *_ = plan([greedy], [80 * GB] * 2, None, False, "run")
+    assert check.fix == "run --set scorer.model.gpu_memory_utilization=0.45"
+    (_, bundled) = needs(build([{"scorer": "judge"}]), tmp_path)
+    assert (bundled.gpus, bundled.folder) == (0, models.folder("proposer"))
+    assert len(needs(build([{"scorer": {"type": "judge", "model": "simulated"}}]), tmp_path)) == 1
+
+
+def test_the_models_of_a_list_of_proposers_share_a_gpu(tmp_path: Path):
+    members = [{"type": "vllm", "model": "a"}, {"type": "vllm", "model": "b", "gpu_memory_utilization": 0.2},
+               {"type": "bundled"}]  # fmt: skip
+    found = needs(build([{"proposer": members, "scorer": "none", "answer": {"rule": "majority"}}]), tmp_path)
+    assert [(n.kind, n.gpus, n.share) for n in found] == [("VLLM", 0.5, 0.45), ("VLLM", 0.5, 0.2), ("Bundled", 0, 0)]
 
 
 def test_weights_are_counted_as_they_will_be_loaded(tmp_path: Path):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "ray", "vllm", "transformers")
+HEAVY = ("torch", "ray", "vllm", "transformers", "openai")
 REPORT = f"; import sys; print('LOADED', *[name for name in {HEAVY!r} if name in sys.modules])"
 HELP = "from treesearch.cli import app; app(['--help'], standalone_mode=False)"
 SECONDS = 0.5  # CPU time in user mode, interpreter start included

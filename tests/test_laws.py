@@ -28,7 +28,15 @@ SMALL = {
     "mcts_default": SEARCHES["mcts"](simulations=24),
     "mcts_no_rollout": SEARCHES["mcts"](simulations=16, parallel=4, branch=3, rollouts=0, widening=None),
     "mcts_puct": SEARCHES["mcts"](simulations=12, parallel=4, branch=3, selection="puct", backup="max"),
+    "sal_best_of_n": SEARCHES["sal_best_of_n"](n=6),
     "sal_beam": SEARCHES["sal_beam"](n=4, beam_width=2, iterations=6),
+    "sal_dvts": SEARCHES["sal_dvts"](n=4, beam_width=2, iterations=4, lookahead=1),
+    "openr_mcts": SEARCHES["openr_mcts"](num_sequence=6, width=2),
+    "openr_mcts_by_prior": SEARCHES["openr_mcts"](num_sequence=6, width=3, select_by_prior=True),
+    "tot_bfs": SEARCHES["tot_bfs"](n_generate_sample=3, n_select_sample=2),
+    "tot_bfs_sample": SEARCHES["tot_bfs"](n_generate_sample=2, n_select_sample=3, method_select="sample"),
+    "its_particles": SEARCHES["its_particles"](n=4, selection=None),
+    "its_beam": SEARCHES["its_beam"](n=4, beam_width=2),
 }
 every_search = pytest.mark.parametrize("name", SMALL)
 ASKED = problems(6)
@@ -44,7 +52,9 @@ def test_fifty_workers_grow_the_same_trees_as_one(name: str) -> None:
     """Random latencies, reordered and duplicated replies, 5 % failed requests."""
     one, fifty = world(name).run(ASKED), world(name, workers=50, seed=3).run(ASKED)
     assert one.trees == fifty.trees
-    assert {p: a.answer for p, a in one.answers.items()} == {p: a.answer for p, a in fifty.answers.items()}
+    assert {p: (a.answer, a.candidates) for p, a in one.answers.items()} == {
+        p: (a.answer, a.candidates) for p, a in fifty.answers.items()
+    }
     assert len(one.trees) == len(ASKED)
 
 

@@ -13,9 +13,9 @@ FLOORS = [
     {"types", "errors"},
     {"tree", "answers", "tasks"},
     {"algorithms"},
-    {"manager", "wire", "mounts", "store", "dispatch"},
-    {"backends", "models", "checker"},
-    {"pool", "engine", "config", "problems", "progress", "run"},
+    {"forms", "manager", "wire", "mounts", "store", "dispatch"},
+    {"backends", "models", "checker", "workers"},
+    {"pool", "engine", "config", "problems", "progress", "results", "run"},
     {"actors"},
     {"cli", "__main__", "sweep", "server", "viewer", "report", "export", "doctor", "learn"},
 ]

@@ -135,6 +135,20 @@ def test_a_failure_is_tried_three_times_and_a_hang_is_timed_out() -> None:
     assert len(calls) == 3 and pool.retries == 2 and pool.dispatch.free == {0: 1}
 
 
+@pytest.mark.parametrize("error", [RequestError("too long"), RunError("the key is refused")])
+def test_what_would_not_help_is_not_tried_again(error: Exception) -> None:
+    calls: list[object] = []
+
+    async def refuses(items: Sequence[object]) -> list[object]:
+        calls.append(items)
+        return [error]
+
+    pool = Pool([Replica(refuses, 1)])
+    with pytest.raises(type(error), match=str(error)):
+        asyncio.run(pool.run("a/0", 1))
+    assert len(calls) == 1 and pool.retries == 0
+
+
 def test_an_item_cancelled_in_the_moment_it_is_sent_gives_its_slot_back() -> None:
     async def main() -> None:
         async def call(items: Sequence[object]) -> list[object]:

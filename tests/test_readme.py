@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from treesearch.backends.base import Limits
+from treesearch.backends.formats import FORMATS
+from treesearch.config import build, load
 from treesearch.errors import TreesearchError
 from treesearch.tasks import load_task
 from treesearch.tasks.base import Prompt
@@ -22,6 +24,7 @@ from treesearch.types import Expansion, Job, Sampling
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+CONFIGS = re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
 def helper() -> ModuleType:
@@ -122,3 +125,20 @@ def test_the_examples_named_on_the_command_line_are_valid_settings():
             SEARCHES[kind](**{key: int(value)})
         except (TypeError, TreesearchError) as error:
             pytest.fail(f"README: search.{key} of {kind}: {error}")
+
+
+@pytest.mark.parametrize("text", CONFIGS, ids=lambda text: text.split("\n", 1)[0])
+def test_the_configs_to_copy_are_configs(text: str, tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    config = load(path)
+    assert build([config.resolved()]) == config
+
+
+def test_there_is_a_config_for_eight_gpus_for_one_and_for_a_laptop():
+    assert len(CONFIGS) == 4
+
+
+def test_every_family_of_prms_is_named():
+    table = README[README.index("**Scorers.**") : README.index("**Problem sets.**")]
+    assert not {*FORMATS} - {"bundled"} - set(re.findall(r"`([a-z0-9.-]+)`", table))

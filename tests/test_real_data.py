@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -13,10 +14,13 @@ from typing import Any
 import pytest
 
 from tests.backends.models import CHATML, save
+from treesearch.algorithms import ToTBFS
+from treesearch.algorithms.base import Wishes
 from treesearch.config import Config, build
 from treesearch.run import answer_all, run
 from treesearch.tasks import load_task
-from treesearch.types import Answer, Problem
+from treesearch.tree import Tree
+from treesearch.types import Answer, Expand, Expansion, Problem, Step
 
 Steps = tuple[str, ...]  # texts of a path from the root
 GSM8K = load_task("gsm8k")
@@ -184,6 +188,48 @@ def test_beam_over_the_recorded_steps_finds_what_is_computed_plainly(
     found = correct(config, words)
     assert found == [word.right(word.beam(beams), "weighted") for word in words]
     assert sum(found) == {4: 88, 2: 80, 1: 81}[beams]
+
+
+# Game of 24: the published log of Tree of Thoughts, breadth-first search with GPT-4
+
+
+def test_tot_bfs_keeps_the_states_that_the_published_run_kept() -> None:
+    """All 400 levels of its 100 puzzles, with the proposals and values of the log; 69 end with a right state, as logged.
+
+    The log: logs/game24/gpt-4_0.7_propose1_value3_greedy5_start900_end1000.json of princeton-nlp/tree-of-thought-llm (MIT),
+    less the fields that are not read here.
+    """
+    log = Path(__file__).parent / "golden" / "tot_bfs_game24.json.gz"
+    puzzles = json.loads(gzip.decompress(log.read_bytes()))
+    for puzzle in puzzles:
+        tree = Tree()
+        search = ToTBFS(steps=4, n_select_sample=5).search(tree)
+        wishes = next(search)
+        for level in puzzle["steps"]:
+            wishes = feed(search, wishes, level)
+            assert texts_of(tree) == level["select_new_ys"], f"puzzle {puzzle['idx']}, level {level['step']}"
+        assert not wishes and texts_of(tree) == puzzle["ys"]
+    assert sum(any(verdict["r"] for verdict in puzzle["infos"]) for puzzle in puzzles) == 69
+
+
+def feed(search: Wishes, wishes: Sequence[Expand], level: dict[str, Any]) -> list[Expand]:
+    """Answer the wishes of a level by its logged proposals, which stand in the order of the states; the next wishes."""
+    values: dict[str, float] = {}  # of a text that is repeated the log has 0: what the search must find by itself
+    for text, value in zip(level["new_ys"], level["values"], strict=True):
+        values.setdefault(text, value)
+    new: list[Expand] = []
+    for wish, state in zip(wishes, level["ys"], strict=True):
+        chains = [(Step(y[len(state) :], score=values[y]),) for y in level["new_ys"] if y.startswith(state)]
+        try:
+            new += search.send(Expansion(wish.leaf, tuple(chains)))
+        except StopIteration:
+            return []
+    return new
+
+
+def texts_of(tree: Tree) -> list[str]:
+    assert tree.outputs is not None
+    return ["".join(step.text for step in tree.path(node)) for node in tree.outputs]
 
 
 # Word problems put to a model by its chat template

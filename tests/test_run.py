@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import treesearch as ts
 from tests.specs import Calls, KeyedProposer, KeyedScorer, install
 from treesearch.config import Config, load
-from treesearch.errors import ConfigError, RunError
+from treesearch.errors import ConfigError, ProblemError, RunError
 from treesearch.progress import PlainProgress
-from treesearch.run import run, summarise, wilson
+from treesearch.results import Tally, wilson
+from treesearch.run import run
 from treesearch.store import Store
 
 LINE = {"id", "question", "reference", "answer", "correct", "score", "text", "candidates", "tokens", "expansions"}
@@ -137,7 +146,9 @@ def test_no_finished_leaf_is_a_wrong_answer_and_unknown_without_reference(asked:
 
 def test_an_unknown_count_makes_its_sum_unknown_never_zero():
     row = {"correct": True, "candidates": [], "tokens": {"generated": None, "scored": 3, "wasted": 0}, "expansions": 1}
-    summary = summarise([row], 1.0, [])
+    tally = Tally()
+    tally.add(row)
+    summary = tally.summary(1.0, [])
     assert (
         summary["tokens_generated"] is None and summary["tokens_per_second"] is None and summary["tokens_scored"] == 3
     )
@@ -161,10 +172,168 @@ def test_a_plain_line_comes_every_ten_seconds_and_says_what_is_left():
     assert said == ["ORACLE | 1/4 problems | accuracy 100.0 % | 5 expansions/s | 100 tokens/s | 30 s left"]
 
 
+# Problem sets as streams
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch):
+    """Standard input as a pipe: the end to write to."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr("sys.stdin", os.fdopen(reading))
+    yield writing
+    with suppress(OSError):
+        os.close(writing)
+
+
+def feed_at_once(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, file.read_bytes())
+    os.close(writing)
+    monkeypatch.setattr("sys.stdin", os.fdopen(reading))
+
+
+def streamed(*more: str) -> Config:
+    return load(None, ["problems=-", "task=plain", "search={type: sample, n: 5}", *more])
+
+
+def test_a_file_is_checked_to_its_end_before_anything_begins(asked: Path, tmp_path: Path):
+    asked.write_text(asked.read_text() + "{oops\n")
+    with pytest.raises(ProblemError, match=":7: not JSON"):
+        asyncio.run(run(config(asked), tmp_path / "out"))
+    assert not (tmp_path / "out").exists() and Calls.built == 0
+
+
+def test_standard_input_gives_the_results_of_a_file(asked: Path, tmp_path: Path, pipe: int):
+    whole = asyncio.run(run(config(asked), tmp_path / "whole"))
+    os.write(pipe, asked.read_bytes())
+    os.close(pipe)
+    summary = asyncio.run(run(streamed(), tmp_path / "out"))
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+    varies = {"seconds", "tokens_per_second"}
+    assert {k: v for k, v in summary.items() if k not in varies} == {k: v for k, v in whole.items() if k not in varies}
+
+
+def test_problems_that_have_come_are_answered_while_the_next_is_awaited(asked: Path, tmp_path: Path, pipe: int):
+    said: list[str] = []
+    total: list[int | None] = []
+
+    class Feeding(PlainProgress):
+        """Writes a problem once the one before has its line."""
+
+        def start(self, total_: int | None, *more: Any) -> None:
+            total.append(total_)
+            super().start(total_, *more)
+
+        def answered(self, row: Any) -> None:
+            super().answered(row)
+            said.append(row["id"])
+            if rest:
+                os.write(pipe, rest.pop(0))
+            else:
+                os.close(pipe)
+
+    first, *rest = asked.read_bytes().splitlines(keepends=True)
+    os.write(pipe, first)
+    summary = asyncio.run(asyncio.wait_for(run(streamed(), tmp_path / "out", Feeding(said.append)), 20))
+    assert said == [f"p{k}" for k in range(6)] and summary["problems"] == 6
+    assert total == [None]
+
+
+def test_a_bad_row_of_a_stream_ends_the_run_which_goes_on_once_it_is_mended(
+    asked: Path, tmp_path: Path, pipe: int, monkeypatch: pytest.MonkeyPatch
+):
+    asyncio.run(run(config(asked), tmp_path / "whole"))
+    each = Calls.asked / 6
+    good = asked.read_bytes().splitlines(keepends=True)
+
+    def feed() -> None:
+        os.write(pipe, b"".join(good[:3]))
+        while not (tmp_path / "out/results.jsonl").exists() or len(lines(tmp_path / "out")) < 3:
+            time.sleep(0.01)
+        os.write(pipe, b"{oops\n" + good[4])
+
+    threading.Thread(target=feed, daemon=True).start()
+    with pytest.raises(RunError, match=r"<stdin>:4: not JSON.*what is done is kept"):
+        asyncio.run(asyncio.wait_for(run(streamed(), tmp_path / "out"), 20))
+    assert results(tmp_path / "out") == results(tmp_path / "whole")[:3]
+    assert json.loads((tmp_path / "out/summary.json").read_text())["problems"] == 3
+    calls = Calls.asked
+    feed_at_once(monkeypatch, asked)
+    asyncio.run(run(streamed(), tmp_path / "out"))
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+    assert Calls.asked == calls + 3 * each, "the first three are not searched again"
+
+
+def test_a_bad_first_row_of_a_stream_is_bad_usage_and_makes_no_folder(tmp_path: Path, pipe: int):
+    os.write(pipe, b"{oops\n")
+    with pytest.raises(ProblemError, match="<stdin>:1"):
+        asyncio.run(run(streamed(), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stream_of_which_all_is_done_builds_no_model(asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    summaries = []
+    for _ in range(2):
+        feed_at_once(monkeypatch, asked)
+        built = Calls.built
+        summaries.append(asyncio.run(run(streamed(), tmp_path / "out")))
+    assert summaries[0] == summaries[1] and Calls.built == built
+
+
+def test_a_lower_limit_leaves_the_lines_it_asks_for(asked: Path, tmp_path: Path):
+    asyncio.run(run(config(asked), tmp_path / "out"))
+    first = lines(tmp_path / "out")[:2]
+    summary = asyncio.run(run(config(asked, "limit=2"), tmp_path / "out"))
+    assert lines(tmp_path / "out") == first and summary["problems"] == 2
+    assert summary["correct"] == sum(row["correct"] is True for row in first)
+
+
+def test_a_line_without_a_total_says_what_is_done():
+    progress = PlainProgress(lambda text: None, lambda: 10.0)
+    progress.start(None, 3, 3, [])
+    progress.answered({"correct": False})
+    assert progress.line().startswith("4 problems | accuracy 75.0 %") and progress.line().endswith("time left unknown")
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_problems_start_in_seconds_and_stay_in_little_memory(tmp_path: Path):
+    """Simulated models; time and memory of a process of its own."""
+    path, out, count = tmp_path / "set.jsonl", tmp_path / "out", 100_000
+    with open(path, "w") as file:
+        file.writelines(
+            f'{{"id": "p{k}", "question": "question {k} {"x" * 200}", "answer": "1"}}\n' for k in range(count)
+        )
+    sets = [f"problems={path}", "task=plain", "search={type: sample, n: 1}", "proposer={type: simulated, steps: 1}",
+            "scorer=none", "answer.rule=majority"]  # fmt: skip
+    command = [sys.executable, "-m", "treesearch", "run", "--out", str(out), *(a for s in sets for a in ("--set", s))]
+    begun, first = time.monotonic(), math.inf
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if first == math.inf and (out / "results.jsonl").exists() and (out / "results.jsonl").stat().st_size:
+                first = time.monotonic() - begun
+            time.sleep(0.02)
+    spent, peak = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"first line after {first:.1f} s, all after {spent:.0f} s, at most {peak:.0f} MB")
+    assert process.returncode == 0
+    assert first < 9  # 3 where nothing else runs
+    assert spent < 180
+    assert peak < 500
+    with open(out / "results.jsonl") as found:
+        assert all(json.loads(line)["id"] == f"p{k}" for k, line in enumerate(found))
+    assert json.loads((out / "summary.json").read_text())["problems"] == count
+
+
 def test_solve_answers_in_the_order_asked():
     answers = ts.solve(["a", ts.Problem("x", "b", "1")], ts.Sample(n=3), KeyedProposer(), KeyedScorer(), task="plain")
     assert [a.problem.id for a in answers] == ["line-1", "x"]
     assert all(len(a.candidates) == 3 for a in answers)
+
+
+def test_solve_takes_a_problem_set_with_its_columns(tmp_path: Path):
+    (tmp_path / "set.csv").write_text("what,gold\na,1\nb,2\n")
+    found = ts.solve(str(tmp_path / "set.csv"), ts.Sample(n=3), KeyedProposer(), KeyedScorer(), task="plain",
+                     fields=ts.Fields(question="what", answer="gold"))  # fmt: skip
+    assert [a.problem for a in found] == [ts.Problem("line-2", "a", "1"), ts.Problem("line-3", "b", "2")]
 
 
 def test_solve_inside_a_loop_says_what_to_use():

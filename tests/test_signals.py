@@ -60,6 +60,35 @@ def test_a_signal_stops_the_run_which_then_resumes_to_the_results_of_a_whole_one
     assert stopped == rows(folder / "out") and len(stopped) == 12
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("given", [0, 2])
+def test_a_run_that_waits_for_standard_input_stops_too_and_goes_on_with_all_of_it(
+    folder: Path, sign: signal.Signals, given: int
+):
+    more = ["--set", "problems=-"]
+    lines = (folder / "set.jsonl").read_bytes().splitlines(keepends=True)
+    run = subprocess.Popen(command(folder, *more), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE)  # fmt: skip
+    assert run.stdin is not None and run.stdout is not None and run.stderr is not None
+    assert run.stdout.readline() == b"out\n"
+    run.stdin.write(b"".join(lines[:given]))
+    run.stdin.flush()
+    results = folder / "out" / "results.jsonl"
+    for _ in range(1200):
+        if not given or (results.exists() and results.read_text().count("\n") == given):
+            break
+        time.sleep(0.05)
+    time.sleep(0.5 if given else 2)  # signals are heeded once the loop runs
+    struck = time.monotonic()
+    run.send_signal(sign)
+    assert run.wait(30) == 130 and time.monotonic() - struck < 5 * SECONDS  # to the end of the process
+    said = run.stderr.read()
+    assert b"go on with" in said and b"Traceback" not in said and b"Fatal" not in said
+    done = subprocess.run(command(folder, *more), cwd=folder, input=b"".join(lines), capture_output=True)
+    assert done.returncode == 0 and [row["id"] for row in rows(folder / "out")] == [f"p{k}" for k in range(12)]
+
+
 def rows(out: Path) -> list[dict]:
     found = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in ("seconds", "tokens")} for row in found]

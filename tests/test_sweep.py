@@ -63,6 +63,7 @@ def test_an_entry_changes_the_type_of_the_base_search():
         ("searches: [3]", "must be a type such as beam"),
         ("searches: [beam]\nbudgets: [0]", "budget.tokens = 0"),
         ("searches: [beam]\nbase: 3", "base = 3"),
+        ("searches: [beam, sample]\nbase: {problems: '-'}", "standard input can be read once"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused_before_anything_runs(text: str, part: str):

@@ -25,6 +25,7 @@ _HOMES = {
     "Config": "config",
     "AnswerRule": "answers",
     "Budget": "manager",
+    "Fields": "problems",
     "Limits": "backends.base",
     "Prompt": "tasks.base",
     "load_task": "tasks",
@@ -40,15 +41,16 @@ def solve(
     proposer: Any = None,
     scorer: Any = None,
     *,
-    task: Any = "game24",
+    task: Any = None,
     seed: int = 0,
     **sections: Any,
 ) -> list[Answer]:
     """Search problems and return their answers in the order given.
 
     `problems` is a problem set as in a config, or questions (text or `Problem`). What is None is as in the default
-    config; `sections` are further ones by name: outcome, prompt, sampling, limits, answer, budget. `task` is a name or
-    a task object. Raises ConfigError for what cannot be, RunError if the run cannot go on.
+    config; `sections` are further ones by name: fields, outcome, prompt, sampling, limits, answer, budget. `task` is a
+    name or a task object; None: the one that fits a set that has a name, else game24. Raises ConfigError for what
+    cannot be, RunError if the run cannot go on.
     """
     import asyncio
 
@@ -57,6 +59,7 @@ def solve(
     from treesearch.errors import ConfigError
     from treesearch.problems import read
     from treesearch.tasks import load_task
+    from treesearch.tasks.sets import TASK_OF
 
     try:
         asyncio.get_running_loop()
@@ -64,8 +67,13 @@ def solve(
         pass
     else:
         raise ConfigError("ts.solve was called inside a running event loop; there, use ts.Engine and `async for`")
+    if task is None:
+        task = TASK_OF.get(problems, Config.task) if isinstance(problems, str) else Config.task
     found = load_task(task) if isinstance(task, str) else task
-    asked = read(problems, found) if isinstance(problems, str) else [_problem(k, p) for k, p in enumerate(problems, 1)]
+    if isinstance(problems, str):
+        asked = read(problems, found, fields=sections.get("fields"))
+    else:
+        asked = [_problem(k, p) for k, p in enumerate(problems, 1)]
     given = {"search": search, "proposer": proposer, "scorer": scorer}
     sections |= {name: value for name, value in given.items() if value is not None}
     config = Config(task=found.name, engine=EngineConfig(seed=seed), **sections)

@@ -14,7 +14,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -24,7 +24,10 @@ from treesearch.answers import AnswerRule
 from treesearch.backends.base import Limits
 from treesearch.errors import ConfigError
 from treesearch.manager import Budget
+from treesearch.problems import Fields
+from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt
+from treesearch.tasks.sets import TASK_OF
 from treesearch.types import Sampling
 
 Data = dict[str, Any]
@@ -62,6 +65,7 @@ class Cluster:
 
 DEFAULTS: Data = {
     "problems": "game24",
+    "fields": {},
     "limit": None,
     "task": "game24",
     "prompt": {},
@@ -77,6 +81,7 @@ DEFAULTS: Data = {
     "cluster": {},
 }
 PLAIN: dict[str, type] = {
+    "fields": Fields,
     "prompt": Prompt,
     "sampling": Sampling,
     "limits": Limits,
@@ -88,7 +93,9 @@ PLAIN: dict[str, type] = {
 TYPED = ("search", "proposer", "scorer", "outcome")
 MEMBER = ("weight", "temperature", "name")  # keys of a member of a list of proposers that are not its model's
 # What may differ when a folder is resumed: these change which problems run and how fast, not what any reply is.
-NO_MATTER = ("limit", "engine.trees", "cluster")
+NO_MATTER = ("limit", "engine.trees", "cluster", *(
+    f"{spec}.{key}" for spec in ("proposer", "scorer.model", "outcome.model")
+    for key in ("base_url", "api_key_env", "max_connections", "timeout", "retries")))  # fmt: skip
 
 
 def _registry(section: str) -> Mapping[str, type]:
@@ -113,6 +120,7 @@ class Config:
     """A run, resolved: every section is a value of its own dataclass, ready to build."""
 
     problems: str = "game24"
+    fields: Fields = field(default_factory=Fields)
     limit: int | None = None
     task: str = "game24"
     prompt: Prompt = field(default_factory=Prompt)
@@ -226,6 +234,8 @@ def build(layers: Sequence[Data]) -> Config:
     values |= {name: _section(cls, merged[name], name) for name, cls in PLAIN.items()}
     values |= {name: _typed(name, _with_rule(name, merged[name], values["answer"])) for name in TYPED}
     values |= _scalars(values)
+    if not any("task" in layer for layer in layers):
+        values["task"] = TASK_OF.get(values["problems"], values["task"])
     config = Config(**values)
     _check(config)
     return config
@@ -361,6 +371,15 @@ def specs_in(spec: Any) -> Iterator[Any]:
         yield from specs_in(member.model)
 
 
+def with_specs(spec: Any, change: Callable[[Any], Any]) -> Any:
+    """A backend's spec with `change` made to it and to all specs inside it."""
+    inner = {key: getattr(spec, key) for key in _inner_sections(type(spec)) if getattr(spec, key) is not None}
+    changed = {key: with_specs(value, change) for key, value in inner.items()}
+    if members := getattr(spec, "members", ()):
+        changed["members"] = tuple(dataclasses.replace(m, model=with_specs(m.model, change)) for m in members)
+    return change(dataclasses.replace(spec, **changed) if changed else spec)
+
+
 def _scalars(values: Data) -> Data:
     """The keys without a section, validated."""
     from pydantic import TypeAdapter, ValidationError
@@ -443,6 +462,12 @@ def _check(config: Config) -> None:
     counts |= {f"limits.{key}": value for key, value in _plain(config.limits).items()}
     if config.engine.trees != "auto":
         counts["engine.trees"] = config.engine.trees
+    prompts.check(config.prompt)
+    least, most = config.limits.think_least, config.limits.think_most
+    _range("limits.think_least", least, least is None or most is None or least <= most, f"at most think_most = {most}")
+    for key, tokens in (("think_least", least), ("think_most", most)):
+        rule = "null where no model thinks; set prompt.thinking, or prompt.style think"
+        _range(f"limits.{key}", tokens, tokens is None or prompts.thinks(config.prompt), rule)
     cluster = config.cluster
     counts |= {f"cluster.{key}": getattr(cluster, key) for key in ("managers", "proposers", "scorers")}
     for key, value in counts.items():

@@ -19,11 +19,15 @@ from treesearch.answers import AnswerRule
 from treesearch.backends.base import Proposer, Scored, Scorer
 from treesearch.checker import Checker
 from treesearch.errors import RunError, told
+from treesearch.forms import Forms
 from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
 from treesearch.pool import Pool, Replica
 from treesearch.store import Row
 from treesearch.tasks.base import Task
+from treesearch.tasks.readers import has_answer
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
+
+MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Settings:
     delivery: Delivery = "issue"
     seed: int = 0
     timeout: float | None = None  # seconds for one request to a replica
+    thinking: bool = False  # whether there is no answer before the thought is over
 
 
 @dataclass(slots=True)
@@ -81,9 +86,11 @@ class Engine:
     ) -> None:
         s = self.settings = settings or Settings()
         self.manager = Manager(
-            search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed
-        )
+            search, sampling=s.sampling, budget=s.budget, rule=s.rule, delivery=s.delivery, seed=s.seed,
+            forms=hasattr(task, "equal"),
+        )  # fmt: skip
         self.task, self.checker, self.store, self.clock = task, checker, store, clock
+        self._reads_unfinished = bool(getattr(search, "reads_unfinished", False))
         self.proposers = Pool([proposer_replica(p) for p in proposers], s.timeout)
         self.scorers = Pool([scorer_replica(p) for p in scorers], s.timeout) if scorers is not None else None
         self.outcomes = Pool([scorer_replica(p) for p in outcomes], s.timeout) if outcomes is not None else None
@@ -92,7 +99,9 @@ class Engine:
         self._running: Counter[str] = Counter()  # requests of a problem that have not come back
         self._delivered: Counter[str] = Counter()
         self._unpublished: set[str] = set()
+        self._compared: dict[str, dict[str, asyncio.Task[None]]] = {}  # problem -> form -> its comparisons
         self._rows: list[Row] = []
+        self._committed: asyncio.Future[None] | None = None  # of the rows that wait, where somebody wants to know
         self._commit: asyncio.Task[None] | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._broken = False  # a commit failed: nothing may be published any more
@@ -143,11 +152,19 @@ class Engine:
                 return
             self._open(problem)
 
+    def more(self) -> None:
+        """`admit` as a callback of the loop, after a None: what goes wrong with the problems ends `answers`."""
+        try:
+            self.admit()
+        except Exception as error:
+            self._out.put_nowait(error)
+
     def room(self) -> bool:
         """Whether one more live search would find something to do."""
-        if self.settings.trees is not None:
-            return len(self._unpublished) < self.settings.trees
-        return len(self._tasks) < self.proposers.credits
+        trees, credits = self.settings.trees, self.proposers.credits
+        if len(self._unpublished) + self._out.qsize() >= (credits if trees is None else trees) + MOST_BEHIND:
+            return False
+        return len(self._tasks) < credits if trees is None else len(self._unpublished) < trees
 
     def _open(self, problem: Problem) -> None:
         if problem.id in self._unpublished:
@@ -224,7 +241,12 @@ class Engine:
             path = under_way(job.path)
             if len(path) < len(job.path):  # what is read and judged is one attempt
                 job = replace(job, path=path)
-            return await self._judge(job, tuple([await self._read(job, chain) for chain in chains]))
+            chains = tuple([await self._read(job, chain) for chain in chains])
+            compared = self._compare(job.problem.id, chains)
+            expansion = await self._judge(job, chains)
+            for task in compared:
+                await asyncio.shield(task)  # before delivery, which only looks up; others may wait for it too
+            return expansion
         except RunError:  # no replica is left, or the checker cannot start: no fault of this job
             raise
         except Exception as error:
@@ -232,12 +254,31 @@ class Engine:
             return Expansion(job.leaf, error=told(error))
 
     async def _read(self, job: Job, chain: Chain) -> Chain:
-        """The chain with its last step's answer, if it ended."""
-        if chain[-1].finish == "step":
+        """The chain with its last step's answer, if it ended, or its search reads unfinished ones; no thought has one."""
+        if chain[-1].finish == "step" and not self._reads_unfinished:
             return chain
         texts = [step.text for step in (*job.path, *chain)]
+        if not has_answer(texts, self.settings.thinking):
+            return chain
         answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
         return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
+
+    def _compare(self, problem_id: str, chains: Sequence[Chain]) -> list[asyncio.Task[None]]:
+        """Begin to find out which forms before those of these chains are equal to them: one task a form."""
+        live = self.manager.live.get(problem_id)
+        if live is None or live.forms is None:
+            return []
+        tasks = self._compared.setdefault(problem_id, {})
+        forms = [chain[-1].canonical for chain in chains if chain[-1].canonical is not None]
+        for form in forms:
+            if form not in tasks:
+                tasks[form] = asyncio.create_task(self._ask(live.forms, form, live.forms.arrive(form)))
+        return [tasks[form] for form in forms]
+
+    async def _ask(self, forms: Forms, form: str, others: Sequence[str]) -> None:
+        for other in others:
+            if await self.checker.equal(self.task, form, other):
+                forms.join(form, other)
 
     async def _judge(self, job: Job, chains: tuple[Chain, ...]) -> Expansion:
         """Scores of the new steps, and of the whole chains that ended where there is an outcome model."""
@@ -281,7 +322,10 @@ class Engine:
         try:
             while self._rows and not self._broken:
                 rows, self._rows = self._rows, []
+                committed, self._committed = self._committed, None
                 await self._append(rows)
+                if committed is not None:
+                    committed.set_result(None)
         except Exception as error:
             self._broken = True  # what comes after the rows that are missing must not be written either
             self._out.put_nowait(error)
@@ -297,18 +341,18 @@ class Engine:
         if self.store is not None:
             close = Close(answer.stopped, answer.seconds, answer.tokens_wasted, answer.error)
             self._rows.append((problem_id, 0, close))
-            while (self._rows or self._commit is not None) and not self._broken:
-                if self._commit is None:
-                    self._commit = asyncio.create_task(self._write())
-                await asyncio.shield(self._commit)
-            if self._broken:
-                return
+            if self._committed is None:
+                self._committed = asyncio.get_running_loop().create_future()
+            if self._commit is None and not self._broken:
+                self._commit = asyncio.create_task(self._write())
+            await asyncio.shield(self._committed)  # for ever, if a commit failed: then the run ends
         self._finish(answer)
 
     def _finish(self, answer: Answer) -> None:
         problem_id = answer.problem.id
         self._unpublished.discard(problem_id)
         del self._running[problem_id], self._delivered[problem_id]
+        self._compared.pop(problem_id, None)
         for pool in self.pools():
             pool.dispatch.forget(problem_id)
         self._out.put_nowait(answer)
@@ -322,6 +366,7 @@ class Engine:
         """End everything that runs; commit what was delivered."""
         self._stopped = True
         tasks = [*self._tasks.values(), *self._background]
+        tasks += [task for forms in self._compared.values() for task in forms.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

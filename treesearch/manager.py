@@ -8,14 +8,15 @@ would exceed the token budget is not delivered; the delivered replies alone deci
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from treesearch.algorithms.base import Search, Wishes
 from treesearch.answers import AnswerRule, choose
 from treesearch.errors import JournalError
+from treesearch.forms import Forms
 from treesearch.tree import ROOT, Tree
-from treesearch.types import Answer, Expand, Expansion, Job, Problem, Sampling, Stopped, digest, path_digest
+from treesearch.types import Answer, Chain, Expand, Expansion, Job, Problem, Sampling, Stopped, digest, path_digest
 
 Delivery = Literal["issue", "arrival"]
 
@@ -68,6 +69,7 @@ class Live:
     started: float
     digests: list[int]  # of the path to each node, grown with the tree
     age: int  # searches opened before it
+    forms: Forms | None = None  # of its answers, where the task can tell that two are equal
     outstanding: dict[int, tuple[Job, int, int]] = field(
         default_factory=dict
     )  # seq -> job, leaf, wish digest; oldest first
@@ -95,13 +97,16 @@ class Manager:
         rule: AnswerRule | None = None,
         delivery: Delivery = "issue",
         seed: int = 0,
+        forms: bool = False,
     ) -> None:
+        """`forms`: answers whose canonical forms differ may be equal; what is found of it is in `Live.forms`."""
         self.search = search
         self.sampling = sampling or Sampling()
         self.budget = budget or Budget()
         self.rule = rule or AnswerRule()
         self.delivery = delivery
         self.seed = seed
+        self.forms = forms
         self.live: dict[str, Live] = {}
         self.opened = 0
         self.logprobs = bool(getattr(search, "reads_logprobs", False))
@@ -113,7 +118,8 @@ class Manager:
         """
         tree = Tree(seed=digest(self.seed, problem.id))
         started = now - (journal[-1].at if journal else 0.0)
-        live = Live(problem, tree, self.search.search(tree), started, [digest(self.seed, problem.id)], self.opened)
+        live = Live(problem, tree, self.search.search(tree), started, [digest(self.seed, problem.id)], self.opened,
+                    Forms() if self.forms else None)  # fmt: skip
         self.opened += 1
         self.live[problem.id] = live
         out = Outcome()
@@ -125,7 +131,7 @@ class Manager:
                     f"problem {problem.id}: reply {k} answers a wish that this search does not make: the journal was written "
                     "with another search, seed or version; use another --out folder"
                 )
-            self._feed(live, reply.seq, reply.expansion, out)
+            self._feed(live, reply.seq, _labelled(live, reply.expansion), out)
         if close is not None:
             live.stopped, live.error, live.wasted = close.stopped, close.error, close.wasted
         if live.stopped is not None:
@@ -149,6 +155,7 @@ class Manager:
             if self._over(live, reply):
                 live.wasted = add(live.wasted, tokens_of(reply))
                 break
+            reply = _labelled(live, reply)
             out.delivered.append(Reply(turn, live.outstanding[turn][2], now - live.started, reply))
             self._feed(live, turn, reply, out)
         if live.stopped is not None:
@@ -272,6 +279,21 @@ class Manager:
         live.ready.clear()
         out.jobs.clear()
         out.ended = True
+
+
+def _labelled(live: Live, reply: Expansion) -> Expansion:
+    """The reply with each answer under the label of its form; what a journal holds has it already."""
+    if live.forms is None:
+        return reply
+    chains = tuple(_with_label(chain, live.forms) for chain in reply.chains)
+    return reply if chains == reply.chains else replace(reply, chains=chains)
+
+
+def _with_label(chain: Chain, forms: Forms) -> Chain:
+    form = chain[-1].canonical
+    if form is None or (label := forms.label(form)) == form:
+        return chain
+    return (*chain[:-1], replace(chain[-1], canonical=label))
 
 
 def _wish_digest(wish: Expand, sampling: Sampling, path: int, first: int) -> int:

@@ -18,8 +18,8 @@ TRIES = 3  # of an item that fails by itself
 class ReplicaLost(Exception):
     """A replica went away with the item on it: no fault of the item's, unless replicas keep dying of it.
 
-    `suspicious` is false where the cause is known to be another (its node was removed, it left in good order), `begun`
-    where the replica had not yet begun with the item.
+    `suspicious` is false where the cause is known to be another (its node was removed, it left in good order), `begun` is
+    where the replica had not yet begun with the item (only a trial says so).
     """
 
     def __init__(self, message: str, suspicious: bool = True, begun: bool = True) -> None:
@@ -93,7 +93,7 @@ class Pool:
                 turn.set_exception(error)
 
     async def run(self, item_id: str, item: Any, kin: Hashable = None) -> Any:
-        """The reply to one item. Raises RequestError, RunError, or the item's third failure."""
+        """The reply to one item. Raises RequestError and RunError at once, or the item's third failure."""
         self._asked.add(item_id)
         try:
             return await self._tried(item_id, item, item_id if kin is None else kin)
@@ -128,7 +128,7 @@ class Pool:
                 raise reply
             if not isinstance(reply, ReplicaLost):
                 failures += 1
-                if isinstance(reply, RequestError) or failures == TRIES:
+                if isinstance(reply, RequestError | RunError) or failures == TRIES:
                     raise reply
             self.retries += 1
 

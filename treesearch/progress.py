@@ -24,13 +24,14 @@ class Progress:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.total = self.done = self.correct = self.before = 0
+        self.total: int | None = 0
+        self.done = self.correct = self.before = 0
         self.labels: list[str] = []
         self.started = clock()
         self.stats: Counters | None = None
 
-    def start(self, total: int, done: int, correct: int, labels: list[str]) -> None:
-        """A run begins with `done` of `total` problems known from before."""
+    def start(self, total: int | None, done: int, correct: int, labels: list[str]) -> None:
+        """A run begins with `done` of `total` problems known from before; None: nobody knows yet how many there are."""
         self.total, self.done, self.correct, self.before, self.labels = total, done, correct, done, labels
         self.started = self.clock()
 
@@ -52,14 +53,16 @@ class Progress:
     def line(self) -> str:
         """The state in one line."""
         spent = max(self.clock() - self.started, 1e-9)
-        parts = [f"{self.done}/{self.total} problems"]
+        parts = [f"{self.done} problems" if self.total is None else f"{self.done}/{self.total} problems"]
         parts.append(f"accuracy {100 * self.correct / self.done:.1f} %" if self.done else "accuracy -")
         if self.stats is not None:
             parts.append(f"{self.stats.expansions / spent:,.0f} expansions/s")
             tokens = self.stats.generated
             parts.append("? tokens/s" if tokens is None else f"{tokens / spent:,.0f} tokens/s")
         fresh = self.done - self.before
-        left = f"{_span(spent / fresh * (self.total - self.done))} left" if fresh else "time left unknown"
+        left = "time left unknown"
+        if fresh and self.total is not None:
+            left = f"{_span(spent / fresh * (self.total - self.done))} left"
         return " | ".join([*self.labels, *parts, left])
 
 
@@ -90,7 +93,7 @@ class LiveProgress(Progress):
         super().__init__()
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
-    def start(self, total: int, done: int, correct: int, labels: list[str]) -> None:
+    def start(self, total: int | None, done: int, correct: int, labels: list[str]) -> None:
         super().start(total, done, correct, labels)
         self._live.start()
 

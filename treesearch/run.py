@@ -8,32 +8,34 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from treesearch import __version__, problems
+from treesearch.algorithms.base import Search
 from treesearch.answers import aggregate
 from treesearch.backends.base import LastScore, Proposer, Scorer
 from treesearch.checker import Checker
 from treesearch.config import Config, digest, matters
 from treesearch.config import read as read_config
 from treesearch.engine import Engine, Settings
-from treesearch.errors import ConfigError
-from treesearch.manager import total
+from treesearch.errors import ConfigError, ProblemError, RunError
+from treesearch.problems import ProblemSet
+from treesearch.problems.ahead import Ahead
 from treesearch.progress import Counters, Progress
+from treesearch.results import Results, Row, Summary, replace_file
 from treesearch.store import Store
-from treesearch.tasks import load_task
+from treesearch.tasks import load_task, prompts
 from treesearch.tasks.base import Task
+from treesearch.tree import Tree
 from treesearch.types import Answer, Candidate, Problem
 
-Row = dict[str, Any]  # a line of results.jsonl
-Summary = dict[str, Any]  # summary.json
 TICK = 0.5  # seconds
+END = "end"  # of the problems
 
 
 @dataclass(slots=True)
@@ -74,13 +76,32 @@ class Models:
         self.checker.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """The problems of a run that have no line yet, each read when it is asked for. `count`: None if only reading tells."""
+
+    first: Problem
+    rest: Iterator[Problem | None]
+    count: int | None
+
+    def reading(self, ring: Callable[[], None]) -> Iterator[Problem | None]:
+        """The problems; None while there is none at the moment: `ring` is called, from any thread, when there is again."""
+        if isinstance(self.rest, Ahead):
+            self.rest.ring = ring
+        return chain((self.first,), self.rest)
+
+    def close(self) -> None:
+        if isinstance(self.rest, Ahead):
+            self.rest.close()
+
+
 class Driver(Protocol):
     """Who searches the problems of a run: an engine in this process, or a cluster."""
 
     @property
     def stats(self) -> Counters: ...
 
-    def rows(self, todo: Sequence[Problem]) -> AsyncGenerator[Row, None]:
+    def rows(self, todo: Todo) -> AsyncGenerator[Row, None]:
         """A line of results.jsonl for each problem, in order of completion, once all behind it is committed."""
         ...
 
@@ -100,8 +121,9 @@ class _Local:
         self.engine = engine(config, models, task, store)
         self.stats = self.engine.stats
 
-    async def rows(self, todo: Sequence[Problem]) -> AsyncGenerator[Row, None]:
-        async with _stream(self.engine, todo) as answers:
+    async def rows(self, todo: Todo) -> AsyncGenerator[Row, None]:
+        problems = todo.reading(_from_thread(self.engine.more))
+        async with _stream(self.engine, problems) as answers:
             async for answer in answers:
                 yield await result(answer, self.config, self.task, self.models.checker)
 
@@ -118,15 +140,18 @@ def settings(config: Config) -> Settings:
         trees=None if config.engine.trees == "auto" else config.engine.trees,
         delivery=config.engine.delivery or "issue",
         seed=config.engine.seed,
+        thinking=prompts.thinks(config.prompt),
     )
 
 
 def engine(config: Config, models: Models, task: Task, store: Store | None = None) -> Engine:
-    """An engine as the config wants it."""
+    """An engine as the config wants it. Raises ConfigError for a search that its proposer cannot do."""
+    proposers = models.proposers(config, task)
+    check_search(config.search, proposers)
     return Engine(
         config.search,
         task,
-        models.proposers(config, task),
+        proposers,
         models.scorers(config, task) or None,
         [LastScore(model) for model in models.scorers(config, task, "outcome")] or None,  # a PRM serves as one too
         settings=settings(config),
@@ -135,7 +160,16 @@ def engine(config: Config, models: Models, task: Task, store: Store | None = Non
     )
 
 
-def _stream(engine: Engine, asked: Sequence[Problem]) -> AbstractAsyncContextManager[AsyncGenerator[Answer, None]]:
+def check_search(search: Search, proposers: Iterable[Proposer]) -> None:
+    """Refuse a search whose first wishes are for steps where a proposer writes whole answers only."""
+    reasons = [reason for proposer in proposers if (reason := getattr(proposer, "only_answers", None))]
+    if reasons and any(wish.until != "answer" for wish in next(search.search(Tree()), [])):
+        raise ConfigError(reasons[0])
+
+
+def _stream(
+    engine: Engine, asked: Iterable[Problem | None]
+) -> AbstractAsyncContextManager[AsyncGenerator[Answer, None]]:
     """The engine's answers, closed with the block: an interrupted run commits what it had."""
     return aclosing(engine.answers(asked))
 
@@ -163,82 +197,116 @@ async def run(
     """Search the config's problem set; write config.yaml, run.db, results.jsonl and summary.json under `out`.
 
     By default with models in this process (`models`: those of earlier runs); `drive` lets others search. Problems that
-    have a line in results.jsonl are not searched again. Raises ConfigError if `out` holds another run, RunError if this
-    one cannot go on; what it had is kept.
+    have a line in results.jsonl are not searched again. A problem set that can be read twice is checked before anything
+    begins. Raises ConfigError if it is malformed or `out` holds another run; RunError if this one cannot go on, be it for
+    a row of a stream; what it had is kept.
     """
     task = load_task(config.task)
-    asked = problems.read(config.problems, task, config.limit)
+    asked = ProblemSet(config.problems, task, config.limit, config.fields)
     _same_run(config, out)
+    results = Results(out)
+    todo = await _todo(asked, results)
+    if todo is None and (summary := _read_summary(out)) is not None and summary["problems"] == len(results):
+        return summary
     own = models is None
     models = models or Models()
     try:
-        finished = _finished(out, asked)
-        if finished is not None:
-            return finished
         if drive is None:
             engine(config, models, task)  # what cannot be built is said before a folder is made
             await models.forget()
         store = Store.open(out / "run.db", digest(config))
         try:
             driver = drive(config, task, store) if drive else _Local(config, models, task, store)
-            return await _Run(config, out, progress or Progress(), asked, store).go(driver)
+            return await _Run(config, out, progress or Progress(), asked, results, store).go(driver, todo)
         finally:
             store.close()
     finally:
+        if todo is not None:
+            todo.close()
         if own:
             await models.close()
+
+
+async def _todo(asked: ProblemSet, results: Results) -> Todo | None:
+    """What is left to search; None if nothing is. Raises for what is wrong with the set, as far as it is known yet."""
+    if not asked.once:
+        for problem in asked:
+            results.has(problem)
+        results.keep(asked.lines)
+    left = (problem for problem in asked if not results.has(problem))
+    rest: Iterator[Problem | None] = left
+    if asked.once:
+        bell = asyncio.Event()
+        rest = Ahead(left, _from_thread(bell.set))
+        while (first := next(rest, END)) is None:
+            await bell.wait()
+            bell.clear()
+    else:
+        first = next(rest, END)
+    if isinstance(first, Problem):
+        return Todo(first, rest, None if asked.count is None else asked.count - len(results))
+    results.keep(asked.lines)
+    return None
+
+
+def _from_thread(callback: Callable[[], Any]) -> Callable[[], None]:
+    """`callback` on this event loop, for threads to call."""
+    loop = asyncio.get_running_loop()
+
+    def call() -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(callback)
+
+    return call
 
 
 class _Run:
     """One run under way: its folder and the lines it has."""
 
-    def __init__(self, config: Config, out: Path, progress: Progress, asked: Sequence[Problem], store: Store) -> None:
-        self.config, self.out, self.progress, self.asked, self.store = config, out, progress, asked, store
-        self.rows = _kept(out, asked)
+    def __init__(
+        self, config: Config, out: Path, progress: Progress, asked: ProblemSet, results: Results, store: Store
+    ) -> None:
+        self.config, self.out, self.progress, self.store = config, out, progress, store
+        self.asked, self.results = asked, results
         self.before = float((_read_summary(out) or {}).get("seconds", 0.0))
         self.started = time.monotonic()
 
-    async def go(self, driver: Driver) -> Summary:
+    async def go(self, driver: Driver, todo: Todo | None) -> Summary:
         """The whole run; the summary is written however it ends."""
         replace_file(self.out / "config.yaml", _yaml(self.config.resolved()))
-        self._write_rows()
-        correct = sum(row["correct"] is True for row in self.rows.values())
-        self.progress.start(len(self.asked), len(self.rows), correct, self.config.labels())
+        self.results.open()
+        tally, labels = self.results.tally, self.config.labels()
+        self.progress.start(self.asked.count, len(self.results), tally.correct, labels)
         ticking = asyncio.create_task(self._tick(driver))
         try:
-            await self._search(driver)
+            if todo is not None:
+                await self._search(driver, todo)
         finally:
             ticking.cancel()
             self.progress.close()
-            self._write_rows()
+            if self.asked.count is not None:  # all have gone by
+                self.results.keep(self.asked.lines)
+            self.results.close(dict(self.asked.lines))
             seconds = self.before + time.monotonic() - self.started
-            summary = summarise(self.ordered(), seconds, self.config.labels(), driver.prefix_hit_rate())
+            summary = self.results.tally.summary(seconds, labels, driver.prefix_hit_rate())
             replace_file(self.out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         for note in self.store.notes:
             self.progress.note(note)
         return summary
 
-    async def _search(self, driver: Driver) -> None:
-        todo = [problem for problem in self.asked if problem.id not in self.rows]
-        with open(self.out / "results.jsonl", "a", encoding="utf-8") as lines:
+    async def _search(self, driver: Driver, todo: Todo) -> None:
+        try:
             async with aclosing(driver.rows(todo)) as rows:
                 async for row in rows:
-                    lines.write(_line(row))
-                    lines.flush()
-                    self.rows[row["id"]] = row
+                    self.results.append(row)
                     self.progress.answered(row)
+        except ProblemError as error:  # only of a set that could not be checked before
+            raise RunError(f"{error}; what is done is kept: mend it and run again with the same --out") from error
 
     async def _tick(self, driver: Driver) -> None:
         while True:
             self.progress.tick(driver.stats)
             await asyncio.sleep(TICK)
-
-    def ordered(self) -> list[Row]:
-        return [self.rows[problem.id] for problem in self.asked if problem.id in self.rows]
-
-    def _write_rows(self) -> None:
-        """results.jsonl in the order of the problems, whole."""
-        replace_file(self.out / "results.jsonl", "".join(map(_line, self.ordered())))
 
 
 async def result(answer: Answer, config: Config, task: Task, checker: Checker) -> Row:
@@ -288,30 +356,6 @@ async def result(answer: Answer, config: Config, task: Task, checker: Checker) -
     }
 
 
-def summarise(rows: Sequence[Row], seconds: float, labels: list[str], prefix_hit_rate: float | None = None) -> Summary:
-    """summary.json of these lines: errors and nulls are wrong, an unknown count makes its sum unknown."""
-    n = len(rows)
-    correct = sum(row["correct"] is True for row in rows)
-    oracle = sum(row["correct"] is True or any(c["correct"] is True for c in row["candidates"]) for row in rows)
-    generated = total(row["tokens"]["generated"] for row in rows)
-    return {
-        "problems": n,
-        "correct": correct,
-        "accuracy": correct / n if n else 0.0,
-        "accuracy_ci95": list(wilson(correct, n)),
-        "oracle_accuracy": oracle / n if n else 0.0,
-        "tokens_generated": generated,
-        "tokens_scored": total(row["tokens"]["scored"] for row in rows),
-        "tokens_wasted": total(row["tokens"]["wasted"] for row in rows),
-        "expansions": sum(row["expansions"] for row in rows),
-        "seconds": round(seconds, 3),
-        "tokens_per_second": None if generated is None or seconds <= 0 else round(generated / seconds, 3),
-        "prefix_hit_rate": prefix_hit_rate,
-        "version": __version__,
-        "labels": labels,
-    }
-
-
 def usage_of(backend: Any) -> Mapping[str, int]:
     """What a backend counted: `prompt_tokens`, and of these `cached_tokens`; empty if it keeps no cache of prefixes."""
     found: Mapping[str, int] = getattr(backend, "usage", {})
@@ -323,54 +367,6 @@ def hit_rate(usages: Iterable[Mapping[str, int]]) -> float | None:
     counted = [usage for usage in usages if usage.get("prompt_tokens")]
     asked = sum(usage["prompt_tokens"] for usage in counted)
     return round(sum(usage.get("cached_tokens", 0) for usage in counted) / asked, 6) if asked else None
-
-
-def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion; (0, 1) where nothing was counted."""
-    if total == 0:
-        return 0.0, 1.0
-    from scipy.stats import binomtest
-
-    interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def read_rows(out: Path) -> Iterable[Row]:
-    """The lines of results.jsonl that are whole: one cut short by a kill is made anew from run.db."""
-    path = out / "results.jsonl"
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and "id" in row:
-                yield row
-
-
-def _kept(out: Path, asked: Sequence[Problem]) -> dict[str, Row]:
-    """Lines of problems that need no search; raises ConfigError if one is about another question."""
-    questions = {problem.id: problem.question for problem in asked}
-    kept: dict[str, Row] = {}
-    for row in read_rows(out):
-        if row["id"] not in questions or row["stopped"] == "cancelled":
-            continue
-        if row["question"] != questions[row["id"]]:
-            raise ConfigError(
-                f"{out} has problem {row['id']!r} with another question: the problem set changed; use another --out"
-            )
-        kept[row["id"]] = row
-    return kept
-
-
-def _finished(out: Path, asked: Sequence[Problem]) -> Summary | None:
-    """The summary of a folder in which nothing is left to do."""
-    summary = _read_summary(out)
-    if summary is None or summary["problems"] != len(asked) or len(_kept(out, asked)) != len(asked):
-        return None
-    return summary
 
 
 def _read_summary(out: Path) -> Summary | None:
@@ -409,23 +405,8 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _line(row: Row) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"
-
-
 def _yaml(data: Mapping[str, Any]) -> str:
     import yaml
 
     text: str = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
     return text
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, never finds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

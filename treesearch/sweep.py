@@ -14,7 +14,8 @@ from treesearch import config as configs
 from treesearch.config import Config, Data
 from treesearch.errors import ConfigError
 from treesearch.progress import Progress
-from treesearch.run import Models, Summary, replace_file, run
+from treesearch.results import Summary, replace_file
+from treesearch.run import Models, run
 
 KEYS = ("base", "searches", "budgets", "seeds")
 
@@ -45,6 +46,10 @@ def load(path: Path) -> list[Entry]:
     if not isinstance(base, dict):
         raise ConfigError(f"base = {base!r}: must be a mapping as in a config file, or the path of one")
     entries = list(_entries(base, data))
+    if len(entries) > 1 and any(entry.config.problems == "-" for entry in entries):
+        raise ConfigError(
+            "problems = '-': standard input can be read once, and this sweep has several runs; use a file"
+        )
     seen: dict[str, Entry] = {}
     for entry in entries:
         if entry.folder in seen:

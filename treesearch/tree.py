@@ -37,6 +37,7 @@ class Tree:
         self.held = array("q", [0])
         self.failures = array("b", [0])
         self.closed = bytearray([0])  # never to be grown again: finished, failed, or a duplicate
+        self.outputs: list[int] | None = None  # the nodes a search offers for the answer; None: all finished leaves
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -150,7 +151,12 @@ class Tree:
         return total
 
     def candidates(self) -> list[Candidate]:
-        """Finished leaves in tree order: ended by an answer, or cut by a limit with a readable one."""
+        """Finished leaves in tree order: ended by an answer, or cut by a limit with a readable one.
+
+        Where the search named its `outputs`, those instead: in its order, with its repetitions, unfinished ones too.
+        """
+        if self.outputs is not None:
+            return [self._candidate(node) for node in self.outputs]
         return [self._candidate(i) for i, step in enumerate(self.steps) if step is not None and _finished(step)]
 
     def _candidate(self, node: int) -> Candidate:

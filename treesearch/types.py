@@ -46,7 +46,8 @@ class Step:
     `logprob` is in nats, summed over the step; `score` any finite float, by default P(right so far) in [0, 1].
     `finish`: `step` (goes on), `answer` (the chain ended) or `length` (cut by a limit). On a finished step `answer` is
     what the task read from the whole chain, `canonical` its form for votes (both None: nothing readable), and
-    `outcome` the outcome model's score. `proposer` names the member of a mixture that wrote it, whose `ids` they are.
+    `outcome` the outcome model's score (unfinished steps are read only for searches that ask for it). `proposer` names the
+    member of a mixture that wrote it, whose `ids` they are.
     """
 
     text: str
@@ -130,7 +131,7 @@ class Expansion:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A finished leaf of a tree, as a vote sees it."""
+    """A finished leaf of a tree (or an output its search named), as a vote sees it."""
 
     node: int
     answer: str | None

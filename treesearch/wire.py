@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from treesearch.errors import FrameError, RemoteError, RequestError
+from treesearch.errors import FrameError, RemoteError, RequestError, RunError
 from treesearch.types import Chain, Expansion, Job, Problem, Sampling, Step
 
 VERSION = 2
@@ -77,6 +77,7 @@ def error_row(error: Exception) -> tuple[str, str]:
 
 
 def error_of(row: Sequence[str]) -> Exception:
-    """The exception in another process: RequestError as itself, else a RemoteError that names it."""
+    """The exception in another process: RequestError and RunError as themselves, else a RemoteError that names it."""
     kind, message = row
-    return RequestError(message) if kind == "RequestError" else RemoteError(kind, message)
+    known = {"RequestError": RequestError, "RunError": RunError}
+    return known[kind](message) if kind in known else RemoteError(kind, message)

@@ -13,6 +13,7 @@ from actors.proposer import Proposer
 from actors.replica import with_share
 from actors.scorer import Scorer
 from tests.backends.models import job
+from treesearch.backends import VLLM, Generative, Judge, Member, Mixture
 from treesearch.backends.base import Scored
 from treesearch.backends.simulated import Simulated
 from treesearch.errors import RemoteError, RequestError
@@ -282,3 +283,14 @@ def test_a_share_of_a_card_is_a_share_of_its_memory_unless_the_user_says_so() ->
     assert with_share(Spec(), 0.5) == Spec(0.45)
     assert with_share(Spec(0.3), 0.5) == Spec(0.3)
     assert with_share(Simulated(), 1.0) == Simulated()
+
+
+def test_a_share_reaches_the_model_that_a_judge_asks_and_is_shared_out_in_a_mixture() -> None:
+    assert with_share(Judge(model=VLLM("a")), 0.5) == Judge(model=VLLM("a", gpu_memory_utilization=0.45))
+    judge = Generative(model=VLLM("a", gpu_memory_utilization=0.3))
+    assert with_share(judge, 0.5) == judge
+    assert with_share(Judge(model=Simulated()), 0.5) == Judge(model=Simulated())
+    mixed = with_share(
+        Mixture((Member(VLLM("a")), Member(VLLM("b", gpu_memory_utilization=0.2)), Member(VLLM("c")))), 1.0
+    )
+    assert [member.model.gpu_memory_utilization for member in mixed.members] == [0.45, 0.2, 0.45]

@@ -41,3 +41,24 @@ def test_custom_resources_add_up_in_a_shared_place() -> None:
 
 def test_no_scorer_no_place() -> None:
     assert bundles("scorer=none", "answer.rule=majority") == [(["proposer 0"], {"GPU": 1.0})]
+
+
+@pytest.mark.parametrize(
+    "model, gpus",
+    [
+        ("{type: vllm, model: a/b}", 1.0),
+        ("{type: vllm, model: a/b, tensor_parallel_size: 2}", 2.0),
+        ("{type: transformers, model: a/b}", 1.0),
+        ("null", 1.0),  # the run's own proposer
+        ("bundled", None),
+        ("simulated", None),
+    ],
+)
+@pytest.mark.parametrize("judge", ["judge", "generative"])
+def test_a_judge_uses_a_gpu_if_the_model_that_it_asks_does(judge: str, model: str, gpus: float | None) -> None:
+    _, (names, resources) = bundles(f"scorer={{type: {judge}, model: {model}}}")
+    assert names == ["scorer 0"] and resources == ({} if gpus is None else {"GPU": gpus})
+
+
+def test_a_verifier_is_no_model() -> None:
+    assert bundles("scorer={type: verifier, function: 'a:b'}")[1] == (["scorer 0"], {})

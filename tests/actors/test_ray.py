@@ -92,7 +92,11 @@ class Watched:
         work = asyncio.create_task(asyncio.wait_for(run(config, out, drive=self.drive), 120))
         while not work.done():
             await asyncio.sleep(0.02)
-            if disturb is not None and self.driver is not None and self.driver._left < 0.8 * PROBLEMS:
+            if (
+                disturb is not None
+                and self.driver is not None
+                and self.driver._unread + self.driver._under_way < 0.8 * PROBLEMS
+            ):
                 self.struck = time.monotonic()
                 disturb(self.driver)
                 disturb = None

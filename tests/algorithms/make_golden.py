@@ -7,7 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from tests.algorithms.driver import run
-from treesearch.algorithms import ABMCTS, DVTS, MCTS, Beam, BestFirst, Particles, Rebase, SALBeam, Sample
+from treesearch.algorithms import (
+    ABMCTS,
+    DVTS,
+    MCTS,
+    SALDVTS,
+    Beam,
+    BestFirst,
+    ITSBeam,
+    ITSParticles,
+    OpenRMCTS,
+    Particles,
+    Rebase,
+    SALBeam,
+    SALBestOfN,
+    Sample,
+    ToTBFS,
+)
 from treesearch.algorithms.base import Search
 from treesearch.tree import Tree
 
@@ -27,7 +43,13 @@ SMALL: dict[str, Search] = {
     "mcts_puct": MCTS(
         simulations=10, parallel=2, branch=2, c=1.4, max_children=8, widening=None, selection="puct", rollouts=0
     ),
+    "sal_best_of_n": SALBestOfN(n=3),
     "sal_beam": SALBeam(n=4, beam_width=2),
+    "sal_dvts": SALDVTS(n=4, beam_width=2, lookahead=1),
+    "openr_mcts": OpenRMCTS(num_sequence=4, width=2),
+    "tot_bfs": ToTBFS(n_generate_sample=3, n_select_sample=2),
+    "its_particles": ITSParticles(n=4),
+    "its_beam": ITSBeam(n=4, beam_width=2),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from tests.algorithms.driver import Expander, FakeModel, replies, run
-from treesearch.algorithms import DVTS, Beam, BestFirst, Particles, Rebase, SALBeam, Sample
+from treesearch.algorithms import DVTS, Beam, BestFirst, Particles, Rebase, Sample
 from treesearch.algorithms.base import Search
 from treesearch.tree import ROOT, Tree
 from treesearch.types import GREEDY, Expand
@@ -108,13 +108,3 @@ def test_best_first_expands_the_highest_open_score() -> None:
     tree, made = wishes_of(BestFirst(branch=3, expansions=5), FakeModel(letters=26, depth=9))
     leaves = [node for node in tree.children[ROOT] if tree.is_open(node)]
     assert len(made) == 5 and made[1].leaf == max(leaves, key=tree.score)
-
-
-def test_sal_beam_refills_to_n_and_outputs_n() -> None:
-    search = SALBeam(n=4, beam_width=2)
-    tree, made = wishes_of(search, FakeModel(letters=26, depth=4))
-    levels = Counter(tree.depth[wish.leaf] for wish in made)
-    assert set(levels.values()) == {4}
-    kept = {wish.leaf for wish in made if tree.depth[wish.leaf] == 1}
-    assert len(kept) <= 2 and len(search.outputs(tree)) == 4
-    assert wishes_of(SALBeam(iterations=1), FakeModel())[1] == [Expand(ROOT, 1, "answer")] * 4

@@ -51,7 +51,11 @@ def test_the_search_ends_on_a_tree_of_one_letter(name: str) -> None:
         ("best_first", "expansions", 0), ("ab_mcts", "simulations", 0), ("ab_mcts", "unit", "token"),
         ("ab_mcts", "prior", "flat"), ("mcts", "simulations", 0), ("mcts", "parallel", 0), ("mcts", "branch", 0),
         ("mcts", "c", -1.0), ("mcts", "rollouts", -1), ("mcts", "selection", "ucb"), ("mcts", "backup", "min"),
-        ("mcts", "value", {"steps": 0.4}), ("mcts", "value", {"step": 1.0}), ("sal_beam", "n", 6),
+        ("mcts", "value", {"steps": 0.4}), ("mcts", "value", {"step": 1.0}), ("sal_best_of_n", "n", 0),
+        ("sal_beam", "n", 0), ("sal_beam", "aggregate", "mean"), ("sal_dvts", "n", 6), ("sal_dvts", "lookahead", -1),
+        ("openr_mcts", "width", 0), ("openr_mcts", "c_base", 0.0), ("tot_bfs", "steps", 0),
+        ("tot_bfs", "method_select", "best"), ("tot_bfs", "method_evaluate", "judge"), ("its_particles", "n", 0),
+        ("its_particles", "selection", "best"), ("its_particles", "aggregate", "sum"), ("its_beam", "n", 6),
     ],
 )  # fmt: skip
 def test_parameters_out_of_range_are_refused_by_name(kind: str, field: str, value: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.backends.models import job, save, steps
-from treesearch.backends.formats import FORMATS, recognise
+from treesearch.backends.formats import FORMATS
 from treesearch.backends.reward import TransformersORM, TransformersPRM
 from treesearch.errors import ConfigError, RequestError
 from treesearch.tasks import load_task
@@ -93,8 +93,8 @@ def test_nan_scores_are_an_error_value(tmp_path: Path) -> None:
 def test_the_qwen_family_reads_a_chat(tmp_path: Path) -> None:
     scorer = TransformersPRM(str(save(tmp_path, "prm", chat=True))).build(TASK, Prompt())
     assert scorer.reader.form is FORMATS["qwen2.5-math-prm"]
-    prefix = scorer.reader.form.prefix("2 + 2?", scorer.reader.chat)
-    assert prefix.startswith("<|im_start|>system\nPlease reason step by step") and prefix.endswith("assistant\n")
+    text = scorer.reader.form.begin("2 + 2?", "4", scorer.reader.tokenizer)
+    assert text.startswith("<|im_start|>system\nPlease reason step by step") and text.endswith("assistant\n4")
 
 
 @pytest.mark.parametrize("labels", [1, 2])
@@ -121,9 +121,7 @@ def test_an_outcome_model_gives_one_value_a_chain(tmp_path: Path, labels: int) -
 
 
 def test_a_model_that_is_no_prm_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no PRM"):
+    with pytest.raises(ConfigError, match="not a known PRM"):
         TransformersPRM(str(save(tmp_path, "causal"))).build(TASK, Prompt())
     with pytest.raises(ConfigError, match=r"scorer\.family"):
         TransformersPRM(family="unknown")
-    with pytest.raises(ConfigError, match="not a known PRM"):
-        recognise(["LlamaForCausalLM"], True)

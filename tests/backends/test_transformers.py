@@ -86,8 +86,9 @@ def test_limits_hold_and_the_text_is_the_decode(proposer: TransformersProposer) 
     for chain in chains:
         assert chain[-1].finish in ("answer", "length") and all(s.finish == "step" for s in chain[:-1])
         assert len(chain) <= LIMITS.depth and sum(s.tokens for s in chain) <= LIMITS.path_tokens
+        assert "".join(s.text for s in chain) == proposer.tokenizer.decode([i for s in chain for i in s.ids])
         for step in chain:
-            assert len(step.ids) <= LIMITS.step_tokens and step.text == proposer.tokenizer.decode(list(step.ids))
+            assert len(step.ids) <= LIMITS.step_tokens
             assert step.tokens == len(step.ids) + (step.finish == "answer")
             assert step.logprob is not None and step.logprob < 0
 
@@ -116,7 +117,7 @@ def test_a_question_longer_than_the_context_is_refused_by_its_length(proposer: T
     assert isinstance(reply, RequestError) and "do not fit the context of 128" in str(reply)
 
 
-def test_all_continuations_and_revisions_are_refused(proposer: TransformersProposer) -> None:
+def test_all_continuations_and_revisions_of_nothing_are_refused(proposer: TransformersProposer) -> None:
     every, revised = ask(proposer, [job(n=None), job(until="revision")])
     assert isinstance(every, RequestError) and "branch" in str(every)
     assert isinstance(revised, RequestError)

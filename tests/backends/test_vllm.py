@@ -231,14 +231,6 @@ def assert_alike(loop: asyncio.Runner, mine: Any, other: Any, items: Any) -> Non
         loop.run(other.close())
 
 
-def test_a_language_model_as_prm_gives_what_it_gives_in_transformers(loop: asyncio.Runner, tmp_path: Path) -> None:
-    folder = str(save(tmp_path, "causal", num_attention_heads=1, num_key_value_heads=1))
-    given: dict[str, Any] = {"model": folder, "family": "math-shepherd"}
-    mine, other = VLLMPRM(**given, **SMALL).build(GAME, Prompt()), TransformersPRM(**given).build(GAME, Prompt())
-    items = [(job(path=PATH), CHAINS), (job("1 2 3 4"), CHAINS[:1])]
-    assert_alike(loop, mine, other, items)
-
-
 def test_a_dead_engine_is_an_error_of_every_item_and_shows(loop: asyncio.Runner, prm: Any, proposer: Any) -> None:
     """The last test: it kills the scorer's process. The proposer beside it goes on."""
     for process in prm.engine.llm.engine_core.resources.engine_manager.processes:

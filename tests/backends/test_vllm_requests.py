@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +51,8 @@ class FakeEngine:
 
     async def generate(self, ids: Sequence[int], params: Any, request_id: str, priority: int = 0) -> Reply:
         self.asked.append((tuple(ids), params, request_id, priority))
-        reply = self.says.pop(0) if self.says else Reply([10, 198])
+        stops = params.get("stop_token_ids", [0])
+        reply = self.says.pop(0) if self.says else Reply([10, 198 if 198 in stops else stops[0]])
         if self.gate is not None:
             await self.gate.wait()
         if isinstance(reply, Exception):
@@ -176,14 +178,24 @@ def test_what_was_sampled_beyond_the_step_is_cut() -> None:
     assert [step.ids for step in chains[0]] == [(10, 198)]
 
 
+def test_a_step_that_an_engine_ended_too_early_goes_on() -> None:
+    """vLLM takes the text of a prompt that ends in mid-character for sampled text, and finds a stop string in it."""
+    p = proposer()
+    p.engine.says = [Reply([10]), Reply([11, 198])]  # type: ignore[attr-defined]
+    (chains,) = ask(p, job(n=1))
+    assert [step.ids for step in chains[0]] == [(10, 11, 198)]
+    (first, before, *_), (second, after, *_) = p.engine.asked  # type: ignore[attr-defined]
+    assert second == (*first, 10) and before["seed"] != after["seed"] and after["max_tokens"] == 11
+
+
 def test_an_aborted_job_gives_what_was_sampled_or_says_so() -> None:
     async def main(*said: Reply) -> Any:
         p = proposer()
         engine: Any = p.engine
         engine.says, engine.gate = list(said), asyncio.Event()
         task = asyncio.create_task(p.propose([job(n=len(said), until="answer")]))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        while len(engine.asked) < len(said):
+            await asyncio.sleep(0)
         p.abort(["another", "p/0"])
         assert sorted(engine.aborted) == sorted(name for _, _, name, _ in engine.asked)
         engine.gate.set()
@@ -298,7 +310,7 @@ def test_math_shepherd_reads_a_line_a_step_and_its_labels_are_tokens() -> None:
     assert reader.tokenizer.decode(list(ids)) == "2 + 2? a  b ки\nc ки"
     assert [ids[p] for p in positions] == [ids[-1], ids[-1]]
     assert [reader.tokenizer.decode([i]) for i in reader.labels()] == ["-", "+"]
-    bad = StepReader(make_tokenizer(), 128, FORMATS["math-shepherd"].__class__("x", str, "y", labels=("good", "-")))
+    bad = StepReader(make_tokenizer(), 128, replace(FORMATS["math-shepherd"], labels=("good", "-")))
     with pytest.raises(ConfigError, match="'good' is 4 tokens"):
         bad.labels()
 

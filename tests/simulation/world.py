@@ -39,7 +39,7 @@ from treesearch.engine import Engine
 from treesearch.errors import RunError, TreesearchError
 from treesearch.manager import Budget, Close, Manager, Outcome, Reply
 from treesearch.pool import Pool, Replica, ReplicaLost
-from treesearch.run import result, settings
+from treesearch.run import Todo, result, settings
 from treesearch.store import Row, Store
 from treesearch.types import Answer, Expansion, Job, Problem
 
@@ -247,7 +247,8 @@ class World:
         store.world = self
         todo = [problem for problem in self.plan.asked if problem.id not in self.published]
         driver: Any = self._cluster(store) if self.plan.cluster else _Local(self, store)
-        async with aclosing(driver.rows(todo)) as rows:
+        count = len(todo) if self.plan.seed % 2 else None
+        async with aclosing(driver.rows(Todo(todo[0], iter(todo[1:]), count))) as rows:
             async for row in rows:
                 self.note("publish", row["id"], row)
                 self.published[row["id"]] = row
@@ -435,8 +436,8 @@ class _Local:
             settings=replace(settings(world.config), timeout=TIMEOUT), checker=self.checker, store=store,
         )  # fmt: skip
 
-    async def rows(self, todo: Sequence[Problem]) -> Any:
-        async with aclosing(self.engine.answers(todo)) as answers:
+    async def rows(self, todo: Todo) -> Any:
+        async with aclosing(self.engine.answers(todo.reading(lambda: None))) as answers:
             async for answer in answers:
                 yield await result(answer, self.world.config, DIGITS, self.checker)
 

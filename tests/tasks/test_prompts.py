@@ -8,7 +8,7 @@ import pytest
 
 from treesearch.errors import ConfigError
 from treesearch.tasks import TASKS, Prompt
-from treesearch.tasks.prompts import build
+from treesearch.tasks.prompts import THINK, build, messages, separator, thinks
 
 GAME = TASKS["game24"]
 
@@ -43,6 +43,32 @@ def test_chat_gives_the_messages_to_the_model_s_template() -> None:
     assert r"\boxed{}" in build(TASKS["math"], Prompt("chat"), "q", spoken)
 
 
+def test_a_chat_model_is_told_to_reason_or_shown_examples_in_the_user_s_message(tmp_path: Path) -> None:
+    (tmp_path / "shots.txt").write_text("Q: 1 + 1? A: 2\n", encoding="utf-8")
+    shown = Prompt("chat", system="", examples=str(tmp_path / "shots.txt"))
+    assert build(GAME, shown, "q", spoken) == "<user>Q: 1 + 1? A: 2\n\nq<assistant>"
+    assert build(GAME, Prompt("chat_step_by_step", system=""), "q", spoken) == (
+        "<user>q\n\nLet's think step by step.<assistant>"
+    )
+    thought = build(GAME, Prompt("chat_think", system=""), "q", spoken)
+    assert thought == f"<user>{THINK}q<assistant><think>\n"
+    assert messages(GAME, Prompt("chat", system="S"), "q") == [
+        {"role": "system", "content": "S"}, {"role": "user", "content": "q"},
+    ]  # fmt: skip
+
+
+def test_examples_stand_before_a_template_s_text(tmp_path: Path) -> None:
+    (tmp_path / "shots.txt").write_text("E", encoding="utf-8")
+    assert build(GAME, Prompt("few_shot", None, str(tmp_path / "shots.txt"), "Q: {question}"), "1") == "E\n\nQ: 1"
+
+
+def test_thoughts_and_their_steps_are_known_by_the_prompt() -> None:
+    asked = [Prompt(), Prompt("think"), Prompt("chat_think"), Prompt("chat", thinking=True)]
+    assert [thinks(p) for p in asked] == [False, True, True, True]
+    assert [separator(GAME, p) for p in asked] == ["\n", "\n\n", "\n\n", "\n\n"]
+    assert separator(GAME, Prompt("think", separator="\n")) == "\n" and separator(TASKS["math"], Prompt()) == "\n\n"
+
+
 def test_a_template_overrides_the_style_s_text() -> None:
     assert build(GAME, Prompt(template="Q: {question} {x}\nA:"), "4 {y}") == "Q: 4 {y} {x}\nA:"
     assert build(GAME, Prompt("chat", system="", template="Q: {question}"), "1", spoken) == "<user>Q: 1<assistant>"
@@ -52,11 +78,14 @@ def test_a_template_overrides_the_style_s_text() -> None:
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
-        (Prompt("chain"), "did you mean 'chat'"),
+        (Prompt("chatty"), "did you mean 'chat'"),
         (Prompt("chat"), "chat template"),
         (Prompt("few_shot"), "prompt.examples"),
         (Prompt("few_shot", examples="/no/such/file"), "/no/such/file"),
         (Prompt(template="solve it"), "never asks the question"),
+        (Prompt("step_by_step", template="{question}"), "style direct"),
+        (Prompt("think", examples="x"), "style 'think' shows none; use style few_shot or chat"),
+        (Prompt("direct", thinking=True), "nothing makes a model think in style 'direct'"),
     ],
 )
 def test_a_prompt_that_cannot_be_is_refused(prompt: Prompt, says: str) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from treesearch.algorithms.ab_mcts import ABMCTS
 from treesearch.algorithms.beam import Beam
 from treesearch.algorithms.best_first import BestFirst
+from treesearch.algorithms.compat.its_beam import ITSBeam
+from treesearch.algorithms.compat.its_particles import ITSParticles
+from treesearch.algorithms.compat.openr_mcts import OpenRMCTS
 from treesearch.algorithms.compat.sal_beam import SALBeam
+from treesearch.algorithms.compat.sal_best_of_n import SALBestOfN
+from treesearch.algorithms.compat.sal_dvts import SALDVTS
+from treesearch.algorithms.compat.tot_bfs import ToTBFS
 from treesearch.algorithms.dvts import DVTS
 from treesearch.algorithms.mcts import MCTS, Widening
 from treesearch.algorithms.particles import Particles
@@ -21,9 +27,16 @@ SEARCHES: dict[str, type] = {
     "best_first": BestFirst,
     "ab_mcts": ABMCTS,
     "mcts": MCTS,
+    "sal_best_of_n": SALBestOfN,
     "sal_beam": SALBeam,
+    "sal_dvts": SALDVTS,
+    "openr_mcts": OpenRMCTS,
+    "tot_bfs": ToTBFS,
+    "its_particles": ITSParticles,
+    "its_beam": ITSBeam,
 }
 
 __all__ = [
-    "ABMCTS", "DVTS", "MCTS", "SEARCHES", "Beam", "BestFirst", "Particles", "Rebase", "SALBeam", "Sample", "Widening",
+    "ABMCTS", "DVTS", "MCTS", "SALDVTS", "SEARCHES", "Beam", "BestFirst", "ITSBeam", "ITSParticles", "OpenRMCTS",
+    "Particles", "Rebase", "SALBeam", "SALBestOfN", "Sample", "ToTBFS", "Widening",
 ]  # fmt: skip

@@ -2,15 +2,17 @@
 
 A search is a frozen dataclass with one generator method: `reply = yield wishes` hands out new wishes (maybe none) and
 receives exactly one expansion, the oldest outstanding one by default. It ends by returning; the answer is chosen from
-the finished leaves by `answers.py`, apart from every search.
+the finished leaves (or from `tree.outputs`) by `answers.py`, apart from every search.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
+from itertools import chain
 from typing import Protocol
 
+from treesearch.answers import combine
 from treesearch.errors import ConfigError
 from treesearch.tree import Tree
 from treesearch.types import Expand, Expansion
@@ -19,7 +21,11 @@ Wishes = Generator[list[Expand], Expansion, None]
 
 
 class Search(Protocol):
-    """A search: its parameters are its fields. One whose `reads_logprobs` is true gets `Step.logprob` from every proposer."""
+    """A search: its parameters are its fields.
+
+    One whose `reads_logprobs` is true gets `Step.logprob` from every proposer; one whose `reads_unfinished` is true gets
+    the answer read from steps that are not finished too, because its `tree.outputs` may hold some.
+    """
 
     def search(self, tree: Tree) -> Wishes: ...
 
@@ -29,20 +35,36 @@ def grow_all(tree: Tree, wishes: Sequence[Expand]) -> Generator[list[Expand], Ex
 
     Returns the tips of all new chains in the order they were delivered.
     """
-    tips: list[int] = []
-    waiting: dict[int, list[Expand]] = {}
-    for wish in wishes:
-        waiting.setdefault(wish.leaf, []).append(wish)
+    tips = yield from grow_each(tree, wishes)
+    return sorted(chain.from_iterable(tips))
+
+
+def grow_each(tree: Tree, wishes: Sequence[Expand]) -> Generator[list[Expand], Expansion, list[list[int]]]:
+    """As `grow_all`; returns the tips of each wish apart, in the order of the wishes: none where its leaf closed."""
+    tips: list[list[int]] = [[] for _ in wishes]
+    waiting: dict[int, list[int]] = {}  # leaf -> its wishes, by index
+    for k, wish in enumerate(wishes):
+        waiting.setdefault(wish.leaf, []).append(k)
     new, outstanding = list(wishes), len(wishes)
     while outstanding:
         reply = yield new
         new, outstanding = [], outstanding - 1
-        asked = waiting[reply.leaf].pop(0)
-        tips += tree.grow(reply)
+        k = waiting[reply.leaf].pop(0)
+        tips[k] = tree.grow(reply)
         if reply.error is not None and tree.is_open(reply.leaf):
-            waiting[reply.leaf].append(asked)
-            new, outstanding = [asked], outstanding + 1
+            waiting[reply.leaf].append(k)
+            new, outstanding = [wishes[k]], outstanding + 1
     return tips
+
+
+def path_value(tree: Tree, node: int, aggregate: str) -> float:
+    """Step scores of the path to this node put together; a path with a missing score is worth least of all."""
+    value = combine([step.score for step in tree.path(node)], aggregate)
+    return -math.inf if value is None else value
+
+
+def path_text(tree: Tree, node: int) -> str:
+    return "".join(step.text for step in tree.path(node))
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
-from treesearch.algorithms.base import Wishes, at_least, grow_all, require
-from treesearch.answers import combine
+from treesearch.algorithms.base import Wishes, at_least, grow_all, path_text, path_value, require
 from treesearch.tree import ROOT, Tree
 from treesearch.types import GREEDY, Expand, Expansion
 
@@ -46,25 +44,19 @@ class Beam:
             if self.merge:
                 tips = merged(tree, tips)
             ends = yield from look_ahead(tree, tips, self.lookahead)
-            ranks = {tip: self.rank(tree, ends.get(tip, tip)) for tip in tips}
+            ranks = {tip: path_value(tree, ends.get(tip, tip), self.aggregate) for tip in tips}
             best = sorted(tips, key=ranks.__getitem__, reverse=True)[: self.beams]
             beams = [tip for tip in best if tree.is_open(tip)]
             if not beams:
                 return
             n = self.branch
 
-    def rank(self, tree: Tree, node: int) -> float:
-        """Aggregated step scores of the path to this node."""
-        value = combine([step.score for step in tree.path(node)], self.aggregate)
-        return -math.inf if value is None else value
-
 
 def merged(tree: Tree, tips: list[int]) -> list[int]:
     """The first tip of each path text; the other open ones are closed (finished ones stay candidates)."""
     first: dict[str, int] = {}
     for tip in tips:
-        text = "".join(step.text for step in tree.path(tip))
-        if first.setdefault(text, tip) != tip:
+        if first.setdefault(path_text(tree, tip), tip) != tip:
             tree.close(tip)
     return list(first.values())
 

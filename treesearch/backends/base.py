@@ -12,20 +12,23 @@ from treesearch.types import Chain, Job
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Tokens per step, tokens per path (prompt excluded), steps per path."""
+    """Tokens per step, tokens per path (prompt excluded), steps per path; tokens of a thought, see `backends.thinking`."""
 
     step_tokens: int = 256
     path_tokens: int = 4096
     depth: int = 64
+    think_least: int | None = None  # a thought that is closed before goes on
+    think_most: int | None = None  # one that is still open then is closed
 
 
 class Proposer(Protocol):
     """Draws continuations. Called with all jobs that wait; gives one reply a job, in order.
 
     A reply is the job's chains (unscored, `answer` unread) or an exception: RequestError for a job that must not be
-    asked again, anything else for one that may. A proposer may also have `abort(job_ids)`: nobody wants these any more, and
-    their replies come early, with the chains as far as they were sampled. Any backend may have `async forget()`: a new run
-    begins that shall not profit from what is kept of earlier ones.
+    asked again, RunError where no job can be done (a refused key): it ends the run; anything else for one that may. A
+    proposer may also have `abort(job_ids)`: nobody wants these any more, and their replies come early, with the chains as
+    far as they were sampled; and `only_answers`: why it writes whole answers only, None if it does not. Any backend may
+    have `async forget()`: a new run begins that shall not profit from what is kept of earlier ones.
     """
 
     max_jobs: int  # jobs worth having in flight at once
@@ -76,3 +79,9 @@ def _last(reply: Scored | Exception) -> Scored | Exception:
     if isinstance(reply, Exception):
         return reply
     return Scored(tuple(row[-1:] for row in reply.scores), reply.tokens)
+
+
+def states(job: Job, chain: Chain) -> list[tuple[str, ...]]:
+    """Texts of the path up to and with each new step of a chain."""
+    texts = tuple(step.text for step in (*job.path, *chain))
+    return [texts[:k] for k in range(len(job.path) + 1, len(texts) + 1)]

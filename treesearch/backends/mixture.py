@@ -68,6 +68,8 @@ class MixtureProposer:
         self.spec, self.proposers, self.names = spec, list(proposers), spec.names
         self.max_jobs = sum(proposer.max_jobs for proposer in proposers)
         self.tongues = tongues(proposers)
+        reasons = (getattr(proposer, "only_answers", None) for proposer in proposers)
+        self.only_answers: str | None = next((reason for reason in reasons if reason), None)
         self._parts: dict[str, list[tuple[int, str]]] = {}  # job under way -> member and id of each of its parts
 
     @property

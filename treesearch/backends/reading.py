@@ -1,7 +1,7 @@
 """What a reward model is given to read, as token ids, and where its verdicts stand. Knows no model and no batch.
 
-Steps are tokenised one by one with the scorer's own tokenizer, so the ids of a path are a prefix of the ids of its
-continuations: what was computed for a path serves all of them.
+Steps are tokenised one by one with the scorer's own tokenizer, each as it stands after the mark before it, so the ids of a
+path are those of its whole text and a prefix of the ids of its continuations: what was computed for a path serves all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from treesearch.backends.causal import chat_of
 from treesearch.backends.formats import Format
 from treesearch.errors import ConfigError, RequestError
 from treesearch.types import Chain, Job
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 Ids = tuple[int, ...]
-MOST_TEXTS = 100_000  # pieces of text whose ids are kept
+MOST_TEXT = 4_000_000  # characters of text whose ids are kept, some 20 bytes each
+MOST_OPENINGS = 20_000  # questions with a first step whose ids are kept, 4 bytes a token
 MOST_KEPT = 200_000  # values kept, some 100 bytes each
 
 
@@ -29,16 +29,27 @@ class Reader:
     """Question and chain -> (token ids, positions whose values are the scores). `context`: tokens the model can read."""
 
     def __init__(self, tokenizer: Any, context: int) -> None:
-        self.tokenizer, self.context, self.chat = tokenizer, context, chat_of(tokenizer)
-        self._cache: dict[str, list[int]] = {}
+        self.tokenizer, self.context = tokenizer, context
+        self._cache: dict[tuple[str, str], list[int]] = {}
+        self._cached = 0  # characters
 
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a piece of text; equal pieces (steps repeat a lot) are tokenised once."""
-        if text not in self._cache:
-            if len(self._cache) > MOST_TEXTS:
+    def ids(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text; `special`: with what the tokenizer puts around every text."""
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def after(self, before: str, text: str) -> list[int]:
+        """Token ids of `text` where it follows `before` (a tokenizer may put a space before a text that stands alone);
+        alone, if the two grow together. Equal pieces (steps repeat a lot) are tokenised once."""
+        key = before, text
+        if key not in self._cache:
+            head = self.after("", before) if before else []
+            if self._cached > MOST_TEXT:
                 self._cache.clear()
-            self._cache[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._cache[text]
+                self._cached = 0
+            self._cached += len(before) + len(text)
+            whole = self.ids(before + text)
+            self._cache[key] = whole[len(head) :] if whole[: len(head)] == head else self.ids(text)
+        return self._cache[key]
 
     def read(self, job: Job, chain: Chain) -> tuple[Ids, list[int]]:
         """Raises RequestError if it is too long for the model."""
@@ -53,21 +64,36 @@ class Reader:
 
 
 class StepReader(Reader):
-    """Each step in the form of its PRM family; a value is read at the mark of each new step."""
+    """Each step in the form of its PRM family; a value is read at the mark of each new step. An empty step has one too."""
 
     def __init__(self, tokenizer: Any, context: int, form: Format) -> None:
         super().__init__(tokenizer, context)
-        self.form = form
+        self.form = form.fit(tokenizer)
+        # apart from the step: ".\n" is one token to many tokenizers, and authors who mark by a line end part the two
+        self.mark = self.after("x", self.form.mark)
+        self._openings: dict[tuple[str, str], array[int]] = {}
 
     def read(self, job: Job, chain: Chain) -> tuple[Ids, list[int]]:
         """One position for each step of `chain`, which follows the job's path."""
-        ids = list(self.ids(self.form.prefix(job.problem.question, self.chat)))
+        ids: list[int] = []
         positions = []
         for k, step in enumerate((*job.path, *chain)):
-            ids += self.ids(self.form.step(step.text, first=k == 0))
+            ids += self._piece(job.problem.question, self.form.inner(step.text), first=k == 0) + self.mark
             if k >= len(job.path):
                 positions.append(len(ids) - 1)
         return self._fits(ids), positions
+
+    def _piece(self, question: str, step: str, first: bool) -> list[int]:
+        """Ids of a step before its mark, those of the first with the question before it."""
+        if not first:
+            return self.after(self.form.mark, self.form.between + step)
+        key = question, step
+        if key not in self._openings:
+            if len(self._openings) > MOST_OPENINGS:
+                self._openings.clear()
+            text = self.form.begin(question, step, self.tokenizer)
+            self._openings[key] = array("i", self.ids(text, self.form.special))
+        return self._openings[key].tolist()
 
     def labels(self) -> tuple[int, int]:
         """Token ids of (wrong, right) in a family of language models. Raises ConfigError if one is no single token."""
@@ -85,15 +111,26 @@ class StepReader(Reader):
 
 
 class ChainReader(Reader):
-    """A whole chain as the answer to its question; its one value is read at the last token."""
+    """A whole chain as the answer to its question; its one value is read at the last token.
+
+    With a chat template: the conversation with the finished answer, as it stands in the model cards of reward models.
+    """
+
+    def __init__(self, tokenizer: Any, context: int, system: str | None = None) -> None:
+        super().__init__(tokenizer, context)
+        self.system = [] if system is None else [{"role": "system", "content": system}]
 
     def read(self, job: Job, chain: Chain) -> tuple[Ids, list[int]]:
-        text = "".join(step.text for step in (*job.path, *chain))
-        before = (
-            self.chat([{"role": "user", "content": job.problem.question}]) if self.chat else job.problem.question + "\n"
-        )
-        ids = self._fits(self.ids(before) + self.ids(text))
+        answer = "".join(step.text for step in (*job.path, *chain))
+        ids = self._fits(self.ids(self._text(job.problem.question, answer)))
         return ids, [len(ids) - 1]
+
+    def _text(self, question: str, answer: str) -> str:
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            return f"{question}\n{answer}"
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer.strip()}]
+        text: str = self.tokenizer.apply_chat_template([*self.system, *turns], tokenize=False)
+        return text
 
 
 class Kept:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from treesearch.backends.base import Scored
 from treesearch.backends.batcher import Batcher
 from treesearch.backends.causal import context_of
-from treesearch.backends.formats import FORMATS, check_family, form_of
+from treesearch.backends.formats import Format, check_family, form_of, system_of
 from treesearch.backends.reading import ChainReader, Ids, Kept, Reader, StepReader, outcome, probability, unusable
 from treesearch.backends.transformers import load
+from treesearch.errors import ConfigError
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job
 
@@ -26,7 +28,8 @@ Item = tuple[Job, tuple[Chain, ...]]
 
 @dataclass(frozen=True)
 class TransformersPRM:
-    """Scorer `transformers`: a PRM by hub name, local folder, or `bundled`. `family` null: recognised by its config."""
+    """Scorer `transformers`: a PRM by hub name, local folder, or `bundled`. `family` null: recognised by its config, a
+    language model by its hub name."""
 
     model: str = "bundled"
     family: str | None = None
@@ -41,19 +44,16 @@ class TransformersPRM:
 
     def build(self, task: Task, prompt: Prompt) -> StepScorer | LabelScorer:
         """Load the model. Raises ConfigError if it cannot be loaded or is no PRM."""
-        from transformers import AutoModelForCausalLM
-
-        speaks = self.family is not None and FORMATS[self.family].labels is not None
-        model, tokenizer = load(self, AutoModelForCausalLM.from_pretrained if speaks else _load_prm, "prm")
-        architectures = list(model.config.architectures or [type(model).__name__])
-        form = form_of(self.family, architectures, getattr(tokenizer, "chat_template", None) is not None)
+        model, tokenizer = load(self, _prm(self), "prm")
+        form = _form(self, model.config, getattr(tokenizer, "chat_template", None) is not None)
         reader = StepReader(tokenizer, context_of(model.config), form)
-        return (LabelScorer if speaks else StepScorer)(model, reader, self.max_batch)
+        return (LabelScorer if form.labels else StepScorer)(model, reader, self.max_batch)
 
 
 @dataclass(frozen=True)
 class TransformersORM:
-    """Outcome model `transformers`: a sequence-classification model; its one logit, or P(class 1) of two."""
+    """Outcome model `transformers`: a Qwen2ForRewardModel or a sequence-classification model; its one logit, or P(class 1)
+    of two."""
 
     model: str
     dtype: str | None = None
@@ -63,25 +63,58 @@ class TransformersORM:
     label: ClassVar[str | None] = None
 
     def build(self, task: Task, prompt: Prompt) -> OutcomeScorer:
-        """Load the model. Raises ConfigError if it cannot be loaded."""
-        from transformers import AutoModelForSequenceClassification
+        """Load the model. Raises ConfigError if it cannot be loaded or is no outcome model."""
+        model, tokenizer = load(self, _orm, "prm")
+        if not hasattr(model, "score"):
+            raise ConfigError(
+                f"outcome.model {self.model!r}: a {type(model).__name__} reads both ways and has no value at its last token; "
+                "use a reward model with the body of a language model"
+            )
+        system = system_of(model.config.architectures or [])
+        return OutcomeScorer(model, ChainReader(tokenizer, context_of(model.config), system), self.max_batch)
 
-        model, tokenizer = load(self, AutoModelForSequenceClassification.from_pretrained, "prm")
-        return OutcomeScorer(model, ChainReader(tokenizer, context_of(model.config)), self.max_batch)
+
+def _form(spec: TransformersPRM, config: Any, has_chat: bool = True) -> Format:
+    names = (spec.model, getattr(config, "_name_or_path", None) or "")
+    return form_of(spec.family, config.architectures or [], names, has_chat)
 
 
-def _load_prm(name: str, **given: Any) -> Any:
-    """Qwen2ForProcessRewardModel by our own class (its remote code is not run), else token classification."""
-    from transformers import AutoConfig, AutoModelForTokenClassification
+@cache  # one function for equal specs: models are shared by what loads them
+def _prm(spec: TransformersPRM) -> Callable[..., Any]:
+    """What loads a PRM by its family's class."""
 
-    config = AutoConfig.from_pretrained(name, revision=given["revision"])
-    if "Qwen2ForProcessRewardModel" in (config.architectures or []):
-        from treesearch.models.qwen2_prm import Qwen2ForProcessRewardModel
+    def from_pretrained(name: str, **given: Any) -> Any:
+        import transformers
 
-        return Qwen2ForProcessRewardModel.from_pretrained(name, dtype=given["dtype"], revision=given["revision"])
-    if not any(a.endswith("ForTokenClassification") for a in config.architectures or []):
-        raise ValueError(f"architectures {config.architectures} are no PRM that transformers can load")
-    return AutoModelForTokenClassification.from_pretrained(name, **given)
+        from treesearch.models import qwen2_prm
+
+        form = _form(spec, transformers.AutoConfig.from_pretrained(name, revision=given["revision"]))
+        own = getattr(qwen2_prm, form.architecture, None)
+        return _whole(own or getattr(transformers, f"AutoModel{form.architecture}"), name, given)
+
+    return from_pretrained
+
+
+def _orm(name: str, **given: Any) -> Any:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from treesearch.models.qwen2_prm import Qwen2ForRewardModel
+
+    classes = AutoConfig.from_pretrained(name, revision=given["revision"]).architectures or []
+    system_of(classes)
+    own = "Qwen2ForRewardModel" in classes
+    return _whole(Qwen2ForRewardModel if own else AutoModelForSequenceClassification, name, given)
+
+
+def _whole(kind: Any, name: str, given: dict[str, Any]) -> Any:
+    """The model, if its checkpoint holds all its weights: transformers would draw a missing head at random."""
+    model, told = kind.from_pretrained(name, output_loading_info=True, **given)
+    if told["missing_keys"]:
+        raise ValueError(
+            f"its checkpoint lacks {', '.join(sorted(told['missing_keys'])[:4])}, so it is no {type(model).__name__}; "
+            "use the published reward model, or another family"
+        )
+    return model
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ A step ends with the token that completes the task's separator (the token stays 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from treesearch.backends.base import Limits
@@ -16,11 +16,15 @@ from treesearch.types import Finish
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One step as token ids; `tokens` counts an end-of-text token that `ids` leaves out."""
+    """One step as token ids; `tokens` counts an end-of-text token that `ids` leaves out.
+
+    `whole`: it has ended; else sampling stopped in the middle of it.
+    """
 
     ids: tuple[int, ...]
     tokens: int
     finish: Finish
+    whole: bool = True
 
 
 class Splitter:
@@ -28,8 +32,8 @@ class Splitter:
 
     def __init__(self, texts: Sequence[str], separator: str, ends: Sequence[int], limits: Limits) -> None:
         if not 1 <= len(separator) <= 2:
-            raise ConfigError(f"task separator {separator!r}: must be one or two characters, such as a blank line")
-        self.limits = limits
+            raise ConfigError(f"separator {separator!r} of steps: must be one or two characters, such as a blank line")
+        self.separator, self.limits = separator, limits
         self.end_ids = frozenset(ends)
         self.holds = [separator in text for text in texts]
         two = len(separator) == 2
@@ -39,7 +43,7 @@ class Splitter:
     def split(self, ids: Sequence[int], used_tokens: int, used_steps: int, room: int) -> list[Piece]:
         """Steps of the tokens sampled after a path of `used_tokens` in `used_steps`; `room` tokens fit in all.
 
-        Only the last piece may be unfinished: cut off where sampling stopped in mid-step, which no sampler here does.
+        Only the last piece may be unfinished.
         """
         pieces: list[Piece] = []
         start, opened = 0, False
@@ -58,10 +62,5 @@ class Splitter:
                 if last:
                     return pieces
         if start < len(ids):
-            pieces.append(Piece(tuple(ids[start:]), len(ids) - start, "step"))
+            pieces.append(Piece(tuple(ids[start:]), len(ids) - start, "step", whole=False))
         return pieces
-
-
-def vocabulary(decode: Callable[[list[int]], str], size: int) -> list[str]:
-    """Text of each token by itself."""
-    return [decode([token]) for token in range(size)]

@@ -16,9 +16,11 @@ import numpy as np
 
 from treesearch.backends.base import Limits
 from treesearch.backends.batcher import Batcher
-from treesearch.backends.causal import CausalProposer, Start, context_of, ends_of, location, unloadable
+from treesearch.backends.causal import CausalProposer, Draft, context_of, ends_of, location, unloadable
+from treesearch.backends.chat import use_template
+from treesearch.backends.weights import shared, stamp
 from treesearch.tasks.base import Prompt, Task
-from treesearch.types import Chain, Job, chain_seed
+from treesearch.types import Chain, Job
 
 if TYPE_CHECKING:
     import torch
@@ -29,26 +31,34 @@ BLOCK = 64  # uniform numbers drawn at once for a chain
 
 @dataclass(frozen=True)
 class Transformers:
-    """Proposer `transformers`: a hub name, a local folder, or `bundled`. `max_batch`: chains decoded at once."""
+    """Proposer `transformers`: a hub name, a local folder, or `bundled`. `max_batch`: chains decoded at once.
+
+    `chat_template`: path of a Jinja file in place of the model's own; `chat_template_kwargs`: what it is told.
+    """
 
     model: str = "bundled"
     dtype: str | None = None
     device: str | None = None
     max_batch: int = 256
     revision: str | None = None
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     label: ClassVar[str | None] = None
 
     def build(self, task: Task, prompt: Prompt, limits: Limits) -> TransformersProposer:
-        """Load the model. Raises ConfigError if there is no such model."""
+        """Load the model. Raises ConfigError if there is no such model, or its chat template cannot be used."""
         from transformers import AutoModelForCausalLM
 
         model, tokenizer = load(self, AutoModelForCausalLM.from_pretrained, "proposer")
+        use_template(tokenizer, self.chat_template)
         return TransformersProposer(self, model, tokenizer, task, prompt, limits)
 
 
 def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[Any, Any]:
-    """(model in evaluation mode on its device, tokenizer) of a spec with model, dtype, device, revision."""
+    """(model in evaluation mode on its device, tokenizer) of a spec with model, dtype, device, revision.
+
+    The model is shared with all that run it alike; a tokenizer, which may be given another template, is not.
+    """
     import torch
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -64,23 +74,23 @@ def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **given)
         kind = getattr(torch, dtype, dtype) if dtype != "auto" else "auto"
-        model = from_pretrained(name, dtype=kind, **given)
+        key = (from_pretrained, name, spec.revision, dtype, device, stamp(name))
+        model = shared(key, lambda: from_pretrained(name, dtype=kind, **given).eval().to(device))
     except (OSError, ValueError) as error:
         raise unloadable(spec.model, error) from error
-    return model.eval().to(device), tokenizer
+    return model, tokenizer
 
 
 @dataclass(slots=True)
-class Request(Start):
-    """One job under way: where its chains go, and what has come back."""
+class Request:
+    """One job under way: its chains, and where they go once all are done."""
 
+    drafts: list[Draft]
     answer: Callable[[Chains | Exception], None]
-    chains: dict[int, Chain] = field(default_factory=dict)
 
-    def done(self, i: int, chain: Chain) -> None:
-        self.chains[i] = chain
-        if len(self.chains) == self.job.n:
-            self.answer(tuple(self.chains[i] for i in sorted(self.chains)))
+    def reply(self, proposer: CausalProposer) -> None:
+        if all(draft.done for draft in self.drafts):
+            self.answer(tuple(proposer.chain(draft) for draft in self.drafts))
 
 
 class TransformersProposer(CausalProposer):
@@ -108,21 +118,26 @@ class TransformersProposer(CausalProposer):
     # One batch, in the worker thread
 
     def _work(self, batch: list[tuple[Job, Callable[[Chains | Exception], None]]]) -> None:
-        requests = []
+        rows: list[Row] = []
         for job, answer in batch:
             try:
-                start = self.start(job)
-                requests.append(Request(start.job, start.prefix, start.room, start.used, answer))
+                request = Request(self.drafts(self.start(job)), answer)
             except Exception as error:
                 answer(error)
-        if requests:
-            _Decoding(self, requests).run()
+                continue
+            request.reply(self)  # a thought that must be closed may be a whole step
+            rows += [(request, draft) for draft in request.drafts]
+        while rows := [row for row in rows if not row[1].done]:  # again, where a thought was mended
+            _Decoding(self, rows).run()
+
+
+Row = tuple[Request, Draft]
 
 
 class _Decoding:
-    """The rows of one batch, decoded until all are done. R rows, V vocabulary, T tokens so far."""
+    """One segment of each row of a batch. R rows, V vocabulary, T tokens so far."""
 
-    def __init__(self, proposer: TransformersProposer, requests: list[Request]) -> None:
+    def __init__(self, proposer: TransformersProposer, rows: list[Row]) -> None:
         import torch
 
         self.torch, self.proposer = torch, proposer
@@ -130,12 +145,13 @@ class _Decoding:
         splitter = proposer.splitter
         size = len(splitter.holds)
         table = torch.zeros(4, size, dtype=torch.bool, device=self.device)  # ends, holds, opens, closes
-        table[0, list(splitter.end_ids)] = True
+        table[0, [i for i in splitter.end_ids if i < size]] = True
         for k, column in enumerate((splitter.holds, splitter.opens, splitter.closes), 1):
             table[k] = torch.tensor(column)
         self.table = table
-        self.rows = [(r, i) for r in requests for i in range(r.job.first, r.job.first + (r.job.n or 0))]
-        self.requests = requests
+        self.thoughts = proposer.thinking if any(draft.thinking for _, draft in rows) else None
+        self.may_close = torch.tensor(self.thoughts.may_close, device=self.device) if self.thoughts else None
+        self.rows = rows
 
     def run(self) -> None:
         with self.torch.inference_mode():
@@ -150,7 +166,7 @@ class _Decoding:
         """Run each different prefix once, left-padded; copy caches and logits to the rows. Returns logits [R, V]."""
         torch = self.torch
         paths: dict[tuple[int, ...], int] = {}
-        where = [paths.setdefault(tuple(r.prefix), len(paths)) for r, _ in self.rows]
+        where = [paths.setdefault(tuple(draft.prefix), len(paths)) for _, draft in self.rows]
         width = max(map(len, paths))
         ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in paths], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in paths], device=self.device)
@@ -165,19 +181,20 @@ class _Decoding:
         return out.logits[index, -1].float()
 
     def _start_rows(self) -> None:
-        torch, limits = self.torch, self.proposer.limits
-        sampling = [(r.job.sampling.temperature_of(i), r.job.sampling.top_p) for r, i in self.rows]
+        torch = self.torch
+        drafts = [draft for _, draft in self.rows]
+        jobs = [draft.start.job for draft in drafts]
+        sampling = [(j.sampling.temperature_of(d.number), j.sampling.top_p) for j, d in zip(jobs, drafts, strict=True)]
         self.temperature, self.top_p = torch.tensor(sampling, device=self.device).T
-        self.uniforms = [_uniforms(r.job.seed, i) for r, i in self.rows]
+        self.uniforms = [_uniforms(draft.seed) for draft in drafts]
         self.drawn = torch.empty(len(self.rows), 0, device=self.device)
-        room = [max(1, min(r.room, limits.path_tokens - r.used)) for r, _ in self.rows]
-        self.room = torch.tensor(room, device=self.device)
-        self.steps_left = torch.tensor(
-            [max(1, limits.depth - len(r.job.path)) for r, _ in self.rows], device=self.device
-        )
-        self.one_step = torch.tensor([r.job.until == "step" for r, _ in self.rows], device=self.device)
-        self.length = torch.zeros(len(self.rows), dtype=torch.long, device=self.device)  # of the step under way
-        self.opened = torch.zeros(len(self.rows), dtype=torch.bool, device=self.device)
+        room = [self.proposer.room(draft) for draft in drafts]
+        self.room = torch.tensor([r.tokens for r in room], device=self.device)
+        self.steps_left = torch.tensor([r.steps for r in room], device=self.device)
+        self.length = torch.tensor([r.length for r in room], device=self.device)  # of the step under way
+        self.opened = torch.tensor([r.opened for r in room], device=self.device)
+        self.one_step = torch.tensor([job.until == "step" for job in jobs], device=self.device)
+        self.thinking = torch.tensor([draft.thinking for draft in drafts], device=self.device)
         self.alive = torch.ones(len(self.rows), dtype=torch.bool, device=self.device)
         self.tokens = torch.empty(len(self.rows), 0, dtype=torch.long, device=self.device)
         self.logprobs = torch.empty(len(self.rows), 0, device=self.device)
@@ -215,7 +232,7 @@ class _Decoding:
         self.length[boundary] = 0
         self.steps_left -= boundary.long()
         full = (self.tokens.shape[1] >= self.room) | (self.steps_left <= 0)
-        done = self.alive & (ends | full | (boundary & self.one_step))
+        done = self.alive & (ends | full | (boundary & self.one_step) | self._closed(token))
         if bool(done.any()):
             self._hand_out(done)
             self.alive &= ~done
@@ -223,12 +240,23 @@ class _Decoding:
                 self._keep(self.alive.nonzero().squeeze(1))
         return bool(len(self.rows))
 
+    def _closed(self, token: torch.Tensor) -> torch.Tensor:
+        """Rows [R] whose token closes a thought that has a budget."""
+        closed = self.torch.zeros_like(self.alive)
+        if self.thoughts is None or self.may_close is None:
+            return closed
+        for row in (self.alive & self.thinking & self.may_close[token]).nonzero().squeeze(1).tolist():
+            draft = self.rows[row][1]
+            closed[row] = self.thoughts.closes([*draft.start.path, *draft.ids, *self.tokens[row].tolist()])
+        return closed
+
     def _hand_out(self, done: torch.Tensor) -> None:
         rows = done.nonzero().squeeze(1)
         tokens, logprobs = self.tokens[rows].tolist(), self.logprobs[rows].tolist()
         for row, ids, values in zip(rows.tolist(), tokens, logprobs, strict=True):
-            request, i = self.rows[row]
-            request.done(i, self.proposer.chain(request, ids, values))
+            request, draft = self.rows[row]
+            self.proposer.take(draft, ids, values)
+            request.reply(self.proposer)
 
     def _keep(self, index: torch.Tensor) -> None:
         """Only these rows go on."""
@@ -239,7 +267,7 @@ class _Decoding:
             return
         self.cache.reorder_cache(index)
         for name in ("mask", "temperature", "top_p", "drawn", "room", "steps_left", "one_step", "length", "opened",
-                     "alive", "tokens", "logprobs"):  # fmt: skip
+                     "thinking", "alive", "tokens", "logprobs"):  # fmt: skip
             setattr(self, name, getattr(self, name)[index])
 
     def _forward(self) -> torch.Tensor:
@@ -252,8 +280,8 @@ class _Decoding:
         return out.logits[:, -1].float()
 
 
-def _uniforms(job_seed: int, i: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=chain_seed(job_seed, i)))
+def _uniforms(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=seed))
 
 
 def _nucleus(torch: Any, probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

@@ -14,14 +14,17 @@ from typing import Any, ClassVar
 
 from treesearch.backends import vllm_engine
 from treesearch.backends.base import Limits, Scored
-from treesearch.backends.causal import UNBOUNDED, CausalProposer, Start, context_of, ends_of, location, unloadable
-from treesearch.backends.formats import check_family, form_of
+from treesearch.backends.causal import UNBOUNDED, CausalProposer, Draft, context_of, ends_of, location, unloadable
+from treesearch.backends.chat import use_template
+from treesearch.backends.formats import check_family, form_of, system_of
 from treesearch.backends.reading import ChainReader, Ids, Kept, Reader, StepReader, outcome, probability, unusable
 from treesearch.backends.steps import Splitter
+from treesearch.backends.thinking import Thinking
 from treesearch.backends.vllm_engine import EngineSpec, Reply, Runner, VLLMEngine
 from treesearch.errors import ConfigError, RequestError
 from treesearch.tasks.base import Prompt, Task
-from treesearch.types import Chain, Job, Step, chain_seed
+from treesearch.tasks.readers import THOUGHT_OVER
+from treesearch.types import Chain, Job, Step
 
 Chains = tuple[Chain, ...]
 Item = tuple[Job, tuple[Chain, ...]]
@@ -35,21 +38,24 @@ class VLLM(EngineSpec):
 
     `max_num_seqs` chains run at once. What is null: `max_model_len` as the model's config says, 0.6 of a GPU's memory,
     vLLM's own block size (32 on a CPU), compiled (on a CPU not), fp32 on a CPU and the model's own dtype elsewhere.
+    `chat_template`: path of a Jinja file in place of the model's own; `chat_template_kwargs`: what it is told.
     """
 
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     label: ClassVar[str | None] = None
 
     def build(self, task: Task, prompt: Prompt, limits: Limits) -> VLLMProposer:
         """Start an engine. Raises ConfigError if vLLM is missing or cannot run the model."""
-        model = describe(self, "proposer")
+        model = describe(self, "proposer", self.chat_template)
         engine = start(self, model, "generate", PROPOSER_SHARE)
         return VLLMProposer(self, engine, model, task, prompt, limits)
 
 
 @dataclass(frozen=True)
 class VLLMPRM(EngineSpec):
-    """Scorer `vllm`: a PRM by hub name, local folder, or `bundled`. `family` null: recognised by its config."""
+    """Scorer `vllm`: a PRM by hub name, local folder, or `bundled`. `family` null: recognised by its config, a language
+    model by its hub name."""
 
     family: str | None = None
     label: ClassVar[str | None] = None
@@ -62,7 +68,9 @@ class VLLMPRM(EngineSpec):
         """Start an engine. Raises ConfigError if vLLM is missing, or the model is no PRM or cannot be run."""
         model = describe(self, "prm")
         has_chat = getattr(model.tokenizer, "chat_template", None) is not None
-        form = form_of(self.family, list(model.config.architectures or []), has_chat)
+        names = (self.model, getattr(model.config, "_name_or_path", None) or "")
+        form = form_of(self.family, model.config.architectures or [], names, has_chat)
+        vllm_engine.check_plugin(form.architecture)
         reader = StepReader(model.tokenizer, model.context, form)
         if form.labels is None:
             return StepScorer(self, start(self, model, "pooling", SCORER_SHARE, rows=True), reader)
@@ -77,7 +85,8 @@ class VLLMPRM(EngineSpec):
 
 @dataclass(frozen=True)
 class VLLMORM(EngineSpec):
-    """Outcome model `vllm`: a sequence-classification model; its one logit, or P(class 1) of two."""
+    """Outcome model `vllm`: a Qwen2ForRewardModel or a sequence-classification model; its one logit, or P(class 1) of
+    two."""
 
     label: ClassVar[str | None] = None
 
@@ -89,11 +98,10 @@ class VLLMORM(EngineSpec):
             )
 
     def build(self, task: Task, prompt: Prompt) -> VLLMScorer:
-        """Start an engine. Raises ConfigError if vLLM is missing or cannot run the model."""
+        """Start an engine. Raises ConfigError if vLLM is missing, or the model is no outcome model or cannot be run."""
         model = describe(self, "prm")
-        return ChainScorer(
-            self, start(self, model, "pooling", SCORER_SHARE), ChainReader(model.tokenizer, model.context)
-        )
+        reader = ChainReader(model.tokenizer, model.context, system_of(model.config.architectures or []))
+        return ChainScorer(self, start(self, model, "pooling", SCORER_SHARE), reader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +115,8 @@ class Model:
     context: int
 
 
-def describe(spec: EngineSpec, bundled: str) -> Model:
-    """Read a model's config and tokenizer. Raises ConfigError if vLLM is missing or there is no such model."""
+def describe(spec: EngineSpec, bundled: str, chat_template: str | None = None) -> Model:
+    """Read a model's config and tokenizer. Raises ConfigError if vLLM is missing or there is no such model or template."""
     vllm_engine.installed()
     vllm_engine.quiet()
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
@@ -120,6 +128,7 @@ def describe(spec: EngineSpec, bundled: str) -> Model:
         config = AutoConfig.from_pretrained(name, **given).get_text_config()
     except (OSError, ValueError) as error:
         raise unloadable(spec.model, error) from error
+    use_template(tokenizer, chat_template)
     try:
         generation = GenerationConfig.from_pretrained(name, **given)
     except OSError:  # a model need not have one
@@ -131,15 +140,21 @@ def describe(spec: EngineSpec, bundled: str) -> Model:
 
 
 def start(spec: EngineSpec, model: Model, runner: Runner, share: float, rows: bool = False) -> VLLMEngine:
-    """An engine of this model; `rows` asks a pooling one for every token's logits."""
-    arguments = vllm_engine.configure(runner, spec, model.name, model.context, share, rows)
-    return VLLMEngine(arguments, vllm_engine.STAT_LOGGERS)
+    """An engine of this model, shared with all that run it alike; `rows` asks a pooling one for every token's logits."""
+    return vllm_engine.started(vllm_engine.configure(runner, spec, model.name, model.context, share, rows))
 
 
 def stops(splitter: Splitter, separator: str) -> tuple[list[int], list[str]]:
     """(token ids, strings) that end a step: exact ids where one token completes the separator, else its text too."""
     ids = sorted({*ends(splitter), *(k for k, holds in enumerate(splitter.holds) if holds)})
     return ids, [separator] if any(splitter.opens) and any(splitter.closes) else []
+
+
+def closing(thinking: Thinking, ids: list[int], strings: list[str]) -> tuple[list[int], list[str]]:
+    """These stops and what closes a thought: its tag's token where there is one, else the tag's text."""
+    if thinking.tag is not None:
+        return sorted({*ids, thinking.tag}), strings
+    return ids, [*strings, THOUGHT_OVER]
 
 
 def ends(splitter: Splitter) -> list[int]:
@@ -175,8 +190,8 @@ class VLLMProposer(CausalProposer, OnEngine):
         )  # fmt: skip
         self.engine = engine
         self.max_jobs = max(1, spec.max_num_seqs // 2)  # a job asks for several chains: enough for some to wait
-        self._stops = stops(self.splitter, task.separator)
-        self._running: dict[str, set[str]] = {}  # job -> its requests
+        self._stops = stops(self.splitter, self.splitter.separator)
+        self._running: dict[str, list[Draft]] = {}  # job -> its chains
 
     async def propose(self, jobs: Sequence[Job]) -> list[Chains | Exception]:
         """One reply a job, as described in backends.base."""
@@ -184,7 +199,10 @@ class VLLMProposer(CausalProposer, OnEngine):
 
     def abort(self, job_ids: Iterable[str]) -> None:
         """Nobody wants these any more: their replies come early, with the chains as far as they were sampled."""
-        self.engine.abort([name for job_id in job_ids for name in self._running.get(job_id, ())])
+        unwanted = [draft for job_id in job_ids for draft in self._running.get(job_id, ()) if not draft.done]
+        for draft in unwanted:
+            draft.done = True
+        self.engine.abort([draft.request for draft in unwanted if draft.request])
 
     async def forget(self) -> None:
         await self.engine.forget()
@@ -194,57 +212,59 @@ class VLLMProposer(CausalProposer, OnEngine):
 
     async def _job(self, job: Job) -> Chains | Exception:
         try:
-            begin = self.start(job)
+            drafts = self.drafts(self.start(job))
         except Exception as error:
             return error
-        numbers = range(job.first, job.first + (job.n or 0))
+        self._running.setdefault(job.id, []).extend(drafts)
         try:
-            replies = await asyncio.gather(*(self._sample(begin, i) for i in numbers), return_exceptions=True)
+            failures = await asyncio.gather(*(self._sample(draft) for draft in drafts), return_exceptions=True)
         finally:
-            self._running.pop(job.id, None)
-        chains: list[Chain] = []
-        for reply in replies:
-            if isinstance(reply, Exception):
-                return reply
-            if isinstance(reply, BaseException):
-                raise reply
-            chains.append(self._chain(begin, reply))
+            left = [draft for draft in self._running.pop(job.id) if draft not in drafts]
+            if left:  # of the same job, sent again
+                self._running[job.id] = left
+        for failure in failures:
+            if isinstance(failure, Exception):
+                return failure
+            if isinstance(failure, BaseException):
+                raise failure
+        chains = [self.chain(draft) or (Step("", (), 0),) for draft in drafts]  # an aborted chain may hold no token
         if not any(step.tokens for chain in chains for step in chain):
             return RequestError("aborted")
         return tuple(chains)
 
-    async def _sample(self, begin: Start, i: int) -> Reply:
-        job = begin.job
-        name = self.engine.name(f"{job.id}#{i}")
-        self._running.setdefault(job.id, set()).add(name)
-        return await self.engine.generate(begin.prefix, self.params(begin, i), name, job.priority)
+    async def _sample(self, draft: Draft) -> None:
+        """Segment by segment, until the draft is done or its job aborted."""
+        job = draft.start.job
+        while not draft.done:
+            draft.request = self.engine.name(f"{job.id}#{draft.number}")
+            reply = await self.engine.generate(draft.prefix, self.params(draft), draft.request, job.priority)
+            if reply.aborted or draft.done:
+                draft.add(reply.ids, reply.logprobs)
+                return
+            self.take(draft, reply.ids, reply.logprobs)
 
-    def params(self, begin: Start, i: int) -> Any:
-        """How chain i of a job is drawn and where it ends."""
-        job, limits = begin.job, self.limits
+    def params(self, draft: Draft) -> Any:
+        """How the next segment of a chain is drawn and where it ends."""
+        job, limits, room = draft.start.job, self.limits, self.room(draft)
         one = job.until == "step"
         ids, strings = self._stops if one else (ends(self.splitter), [])
-        steps = 1 if one else limits.depth - len(job.path)
-        most = min(steps * limits.step_tokens, limits.path_tokens - begin.used, begin.room)
+        if draft.thinking and self.thinking is not None:
+            ids, strings = closing(self.thinking, ids, strings)
+        most = min((1 if one else room.steps) * limits.step_tokens - room.length, room.tokens)
         return vllm_engine.sampling(
-            temperature=job.sampling.temperature_of(i),
+            temperature=job.sampling.temperature_of(draft.number),
             top_p=job.sampling.top_p,
-            seed=chain_seed(job.seed, i) & SEEDS,
+            seed=draft.seed & SEEDS,
             max_tokens=max(1, most),
             stop_token_ids=ids,
             stop=strings or None,
             include_stop_str_in_output=True,
             detokenize=bool(strings),
+            skip_special_tokens=False,  # as the splitter reads them: they stand between two halves of a separator
+            spaces_between_special_tokens=False,
             logprobs=0 if job.logprobs else None,  # of the sampled token alone
             flat_logprobs=job.logprobs,
         )
-
-    def _chain(self, begin: Start, reply: Reply) -> Chain:
-        """The steps of a reply; an aborted chain may end in mid-step, or hold one step of no token."""
-        chain = self.chain(begin, reply.ids, reply.logprobs)
-        if not chain:
-            return (Step("", (), 0),)
-        return chain[:1] if begin.job.until == "step" else chain
 
 
 class VLLMScorer(OnEngine):

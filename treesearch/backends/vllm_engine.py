@@ -7,14 +7,16 @@ on a CPU; versions MEANT are expected to work, on GPUs too, and say once that th
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import os
 import warnings
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any, Literal
 
+from treesearch.backends.weights import stamp
 from treesearch.errors import ConfigError, RequestError
 
 TESTED = ("0.32",)
@@ -29,6 +31,7 @@ STAT_LOGGERS: list[
 ] = []  # factories of vLLM's StatLoggerBase that engines started from now on report to: for benchmarks
 
 Runner = Literal["generate", "pooling"]
+_running: list[tuple[Any, VLLMEngine]] = []  # what each was started with
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,23 @@ def _warn(found: str, cpu: bool) -> None:
         warnings.warn(f"vLLM {found} was not tested with treesearch on {where} ({tested})", stacklevel=3)
 
 
+def check_plugin(architecture: str) -> None:
+    """Raises ConfigError if this is a class that we bring and engines would not find it: they load it as a plugin, by the
+    entry point that our installed package declares."""
+    from treesearch.models.vllm_plugin import CLASSES
+
+    if architecture not in CLASSES:
+        return
+    allowed = os.environ.get("VLLM_PLUGINS")
+    found = entry_points(group="vllm.general_plugins", name="treesearch")
+    if not found or (allowed is not None and "treesearch" not in allowed.split(",")):
+        raise ConfigError(
+            f"vLLM has no class {architecture} and does not find treesearch's plugin, which brings one: "
+            + ("let VLLM_PLUGINS name treesearch" if found else "install treesearch again with pip")
+            + ", or use type transformers"
+        )
+
+
 def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: float, rows: bool = False) -> Any:
     """AsyncEngineArgs of a model. `context`: tokens it takes; `share`: of a GPU's memory where the spec says nothing."""
     from vllm.config import PoolerConfig
@@ -138,13 +158,33 @@ def quiet() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
+def started(arguments: Any) -> VLLMEngine:
+    """An engine with these arguments: one that runs already, else a new one. Each who got it closes it once.
+
+    A proposer that also judges is loaded once so. Raises ConfigError if it cannot start.
+    """
+    key = copy.deepcopy(arguments), list(STAT_LOGGERS), stamp(arguments.model)  # starting fills arguments in
+    _running[:] = [(known, engine) for known, engine in _running if engine.users and not engine.dead]
+    engine = next((engine for known, engine in _running if known == key), None)
+    if engine is None:
+        engine = VLLMEngine(arguments, STAT_LOGGERS)
+        _running.append((key, engine))
+    else:
+        engine.users += 1
+    return engine
+
+
 class VLLMEngine:
-    """An AsyncLLM with what we count about it. Made inside an event loop or before one; asked inside one."""
+    """An AsyncLLM with what we count about it. Made inside an event loop or before one; asked inside one.
+
+    `users`: how often it must be closed.
+    """
 
     def __init__(self, arguments: Any, stat_loggers: Sequence[Any] | None = None) -> None:
         """Starts the engine's process and loads the model: takes tens of seconds. Raises ConfigError if it fails."""
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        self.users = 1
         self.dead = False
         self.usage = {"prompt_tokens": 0, "cached_tokens": 0}
         self._numbers = itertools.count()
@@ -195,7 +235,10 @@ class VLLMEngine:
         self.usage = {"prompt_tokens": 0, "cached_tokens": 0}
 
     async def close(self) -> None:
-        """Ends the engine's process; after it nothing can be asked."""
+        """Ends the engine's process, once all its users have closed it; after it nothing can be asked."""
+        self.users -= 1
+        if self.users > 0:
+            return
         for task in self._background:
             task.cancel()
         if self.llm is not None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treesearch.config import Config
+from treesearch.backends.endpoint import address
+from treesearch.backends.panel import Verbatim
+from treesearch.config import Config, specs_in
 from treesearch.doctor import cluster, machine, models
 from treesearch.doctor.base import Check
 from treesearch.doctor.plan import Need, needs, plan
 from treesearch.mounts import read_mounts
+from treesearch.tasks import load_task
+from treesearch.tasks.base import Prompt
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,9 +49,21 @@ def examine(config: Config, out: Path, address: str | None, command: str) -> lis
         cluster.token(env, home, ray.host),
         *([cluster.dashboard(ray.host, cluster.mode_at)] if ray.host else []),
         models.hub(env, cache),
+        *_endpoints(config),
         *_files(config, wanted, mounts, models.is_offline(env), ray.joined, command),
         *plan(wanted, [gpu.total for gpu in visible], machine.available(meminfo), ray.joined, _on_ray(command)),
     ]
+
+
+def _endpoints(config: Config) -> list[Check]:
+    """Of the models behind servers: the proposer's, and those that judges ask (in a chat)."""
+    found = []
+    for role in ("proposer", "scorer", "outcome"):
+        asked = (load_task(config.task), config.prompt) if role == "proposer" else (Verbatim(), Prompt("chat"))
+        for spec in specs_in(getattr(config, role)):
+            if hasattr(spec, "base_url"):
+                found.append(models.endpoint(role, address(spec.base_url), partial(spec.probe, *asked)))
+    return found
 
 
 def _files(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from treesearch.doctor.base import Check
 from treesearch.errors import ConfigError
@@ -102,8 +103,19 @@ def model(role: str, name: str, at: Path | None, offline: bool) -> Check:
     return Check(title, "ok", str(at))
 
 
+def endpoint(role: str, url: str, ask: Callable[[], Any]) -> Check:
+    """Whether a server answers for the model of a role. `ask` tells what it can do, or raises ConfigError."""
+    title = f"{role} endpoint"
+    try:
+        return Check(title, "ok", f"{url}: {ask()}")
+    except ConfigError as error:
+        return Check(title, "problem", str(error), f"curl {url}/models")
+
+
 def problems_file(problems: str) -> Path | None:
-    """The file that `problems` names; None for a built-in set and standard input."""
+    """The file that `problems` names; None for a set with a name, standard input and a data set of the Hub."""
+    if problems.startswith("hf:"):
+        return None
     return Path(problems) if Path(problems).suffix or "/" in problems else None
 
 

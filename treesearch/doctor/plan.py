@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from treesearch.config import Cluster, Config
+from treesearch.config import Cluster, Config, specs_in
 from treesearch.doctor.base import Check, size
 from treesearch.doctor.models import Weights, locate, weights
 
@@ -30,6 +31,7 @@ class Need:
     share: float  # of the memory of each of its GPUs that one replica takes, 0 to 1
     folder: Path | None  # of its model; None if that is not on this machine
     weights: Weights | None  # as loaded; None where unknown
+    section: str  # of its own keys in a config: the role, or `scorer.model` of a judge
 
     @property
     def key(self) -> str:
@@ -42,20 +44,38 @@ class Need:
 
 def needs(config: Config, cache: Path) -> list[Need]:
     """Of the sections that have a model. `cache`: of the hub."""
-    found = [_need(role, getattr(config, role), config.cluster, cache) for role in ("proposer", "scorer", "outcome")]
-    return [need for need in found if need is not None]
+    roles = ("proposer", "scorer", "outcome")
+    return [need for role in roles for need in _needs(role, getattr(config, role), config.cluster, cache)]
 
 
-def _need(role: str, spec: Any, cluster: Cluster, cache: Path) -> Need | None:
+def _needs(role: str, outer: Any, cluster: Cluster, cache: Path) -> list[Need]:
+    """Of the models in a replica of a role: those of a list of proposers share its GPU, a judge's is the one that it asks."""
+    specs = [spec for spec in specs_in(outer) if not dataclasses.is_dataclass(getattr(spec, "model", None))]
+    sections = [f"{role}.model" if spec is getattr(outer, "model", None) else role for spec in specs]
+    found = [_need(role, spec, cluster, cache, section) for spec, section in zip(specs, sections, strict=True)]
+    shared = sum(need is not None and 0 < need.gpus <= 1 for need in found)
+    return [_part(need, spec, shared) for need, spec in zip(found, specs, strict=True) if need is not None]
+
+
+def _part(need: Need, spec: Any, shared: int) -> Need:
+    """What one of the `shared` models on a GPU takes of it."""
+    if shared < 2 or not 0 < need.gpus <= 1:
+        return need
+    own = getattr(spec, "gpu_memory_utilization", None)
+    return replace(need, gpus=need.gpus / shared, share=need.share / shared if own is None else own)
+
+
+def _need(role: str, spec: Any, cluster: Cluster, cache: Path, section: str) -> Need | None:
     kind = type(spec).__name__
-    if not hasattr(spec, "model") and not kind.startswith("Bundled"):
-        return None
+    if hasattr(spec, "base_url") or not (hasattr(spec, "model") or kind.startswith("Bundled")):
+        return None  # no model, or one behind a server: see `models.endpoint`
     name, proposes = getattr(spec, "model", "bundled"), role == "proposer"
     parallel = getattr(spec, "tensor_parallel_size", 1)
     gpus = max(cluster.gpus_per_proposer if proposes else cluster.gpus_per_scorer, parallel if parallel > 1 else 0)
     if not hasattr(spec, "model") or getattr(spec, "device", None) == "cpu":  # `bundled` itself stays on CPUs
         gpus = 0
-    share, at = getattr(spec, "gpu_memory_utilization", None), locate(name, role, cache)
+    share = getattr(spec, "gpu_memory_utilization", None)
+    at = locate(name, role if section == role else "proposer", cache)
     return Need(
         role,
         kind,
@@ -66,6 +86,7 @@ def _need(role: str, spec: Any, cluster: Cluster, cache: Path) -> Need | None:
         share=ENGINE * min(1.0, gpus) if share is None else share,
         folder=at,
         weights=_as_loaded(weights(at), getattr(spec, "dtype", None)) if at else None,
+        section=section,
     )
 
 
@@ -99,10 +120,10 @@ def _role(need: Need, gpu: float | None, command: str) -> Check:
         return Check(name, "problem", f"{found}: above 1, Ray gives whole GPUs", f"{set_gpus}{math.ceil(need.gpus)}")
     if need.gpus > max(1, need.parallel):
         told = f"{found}: it uses {need.parallel} of them (tensor_parallel_size)"
-        return Check(name, "problem", told, f"{command} --set {need.role}.tensor_parallel_size={need.gpus:g}")
+        return Check(name, "problem", told, f"{command} --set {need.section}.tensor_parallel_size={need.gpus:g}")
     if need.share > min(1.0, need.gpus):
         told = f"{found}: more than its part, others on the GPU would find none"
-        fix = f"{command} --set {need.role}.gpu_memory_utilization={_down(ENGINE * need.gpus):g}"
+        fix = f"{command} --set {need.section}.gpu_memory_utilization={_down(ENGINE * need.gpus):g}"
         return Check(name, "problem", told, fix)
     if gpu is None or need.weights is None:
         return Check(name, "ok", found)
@@ -121,7 +142,7 @@ def _wider(need: Need, gpu: float) -> str:
     """The settings with which the weights have room: a whole GPU, or the power of 2 that it takes."""
     assert need.weights is not None, f"{need.role}: weights are unknown"
     over = 2 ** max(0, math.ceil(math.log2(need.weights.bytes / (ROOM * ENGINE * gpu))))
-    return f" --set {need.key}={over}" + (f" --set {need.role}.tensor_parallel_size={over}" if over > 1 else "")
+    return f" --set {need.key}={over}" + (f" --set {need.section}.tensor_parallel_size={over}" if over > 1 else "")
 
 
 def _gpus(needs: Sequence[Need], there: int | None, command: str) -> Check:

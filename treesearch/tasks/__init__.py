@@ -7,6 +7,7 @@ import sys
 from difflib import get_close_matches
 
 from treesearch.errors import ConfigError
+from treesearch.tasks.aime import AIME
 from treesearch.tasks.base import Prompt, Task
 from treesearch.tasks.countdown import Countdown
 from treesearch.tasks.game24 import Game24
@@ -14,13 +15,14 @@ from treesearch.tasks.gsm8k import GSM8K
 from treesearch.tasks.math import Math
 from treesearch.tasks.plain import Plain
 
-__all__ = ["GSM8K", "TASKS", "Countdown", "Game24", "Math", "Plain", "Prompt", "Task", "load_task", "name_of"]
+__all__ = ["AIME", "GSM8K", "TASKS", "Countdown", "Game24", "Math", "Plain", "Prompt", "Task", "load_task", "name_of"]
 
 TASKS: dict[str, Task] = {
     "game24": Game24(),
     "countdown": Countdown(),
     "gsm8k": GSM8K(),
     "math": Math(),
+    "aime": AIME(),
     "plain": Plain(),
 }
 _MEMBERS = ("name", "separator", "prompt", "read", "canonical", "check", "problems")

@@ -11,16 +11,28 @@ from treesearch.types import Problem
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """How a question is put: style direct, step_by_step, few_shot, think or chat; see `tasks.prompts.build`."""
+    """How a question is put, by style; see `tasks.prompts.build`, and `tasks.prompts.check` for what goes together."""
 
     style: str = "direct"
-    system: str | None = None
-    examples: str | None = None  # path of a text file, put before the question by few_shot
-    template: str | None = None  # "{question}" is replaced; overrides the style's own text
+    system: str | None = None  # null: the task's own in chat; "": none
+    examples: str | None = None  # path of a text file, put before the question by few_shot and in chat
+    template: str | None = None  # "{question}" is replaced; the text of a question in place of the task's
+    separator: str | None = (
+        None  # ends a step in place of the task's separator; null: a blank line where a model thinks
+    )
+    revise: str | None = (
+        None  # what a search that revises says after a solution; {judged} or {score}: how it was judged
+    )
+    thinking: bool = False  # the model thinks before it answers: there is no answer before </think>
 
 
 class Task(Protocol):
-    """A kind of problem. Implementations are small objects without state; no method reads a clock or a file."""
+    """A kind of problem. Implementations are small objects without state; no method reads a clock or a file.
+
+    A task may also have `equal(one, other) -> bool`: whether two canonical forms that differ are one answer. Votes then
+    group by it. Nobody asks it about two whole numbers or fractions in lowest terms. A task that declares
+    `hostile = True` is run in processes that can be killed.
+    """
 
     @property
     def name(self) -> str: ...

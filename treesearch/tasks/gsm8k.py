@@ -59,4 +59,6 @@ class GSM8K:
 
     def problems(self, name: str) -> list[Problem]:
         """Nothing is built in: raises ConfigError that says what to pass instead."""
-        raise ConfigError(f"problems {name!r}: no word problems are packaged; set problems to the path of a file")
+        raise ConfigError(
+            f"problems {name!r}: no word problems are packaged; use gsm8k, which is read from the Hub, or the path of a file"
+        )

@@ -35,7 +35,7 @@ class Math:
 
     name: str = "math"
     separator: str = "\n\n"
-    hostile: bool = True  # canonical and check may hang or crash: only in a process that can be killed
+    hostile: bool = True  # equal and check may hang or crash: only in a process that can be killed
     system: str = r"Please reason step by step, and put your final answer within \boxed{}."
     fields: tuple[str, str] = ("problem", "answer")  # of the published files: what is Problem.question, .reference
 
@@ -60,35 +60,35 @@ class Math:
         return answer or None
 
     def canonical(self, answer: str) -> str:
-        """The number, or the parsed expression as text (nothing simplified), or the LaTeX without its spacing."""
+        """The number in lowest terms, or the LaTeX without its spacing; `equal` tells which of these are one answer."""
         text = normalise(answer)
         number = _number(text)
-        if number is not None:
-            return number
-        if not _within_caps(text):
-            return text
-        parsed = _parse(text)
-        return str(parsed[0]) if parsed else text
+        return text if number is None else number
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether math-verify holds two forms to be equal. Symbolic: may take forever."""
+        if one == other or not (_within_caps(one) and _within_caps(other)):
+            return one == other
+        if _number(one) is not None and _number(other) is not None:
+            return False
+        import math_verify
+
+        # No timeouts of its own: they are signals, which work in a main thread only and do not stop C code.
+        return bool(math_verify.verify(_parse(one), _parse(other), timeout_seconds=None))
 
     def check(self, problem: Problem, answer: str) -> bool | None:
         """Whether the answer equals the reference (LaTeX, or a solution with a box). Symbolic: may take forever."""
         if problem.reference is None:
             return None
         box = boxed(problem.reference)
-        gold, said = normalise(problem.reference if box is None else box), normalise(answer)
-        if gold == said or not (_within_caps(gold) and _within_caps(said)):
-            return gold == said
-        numbers = _number(gold), _number(said)
-        if None not in numbers:
-            return numbers[0] == numbers[1]
-        import math_verify
-
-        # No timeouts of its own: they are signals, which work in a main thread only and do not stop C code.
-        return bool(math_verify.verify(_parse(gold), _parse(said), timeout_seconds=None))
+        return self.equal(self.canonical(problem.reference if box is None else box), self.canonical(answer))
 
     def problems(self, name: str) -> list[Problem]:
         """Nothing is built in: raises ConfigError that says what to pass instead."""
-        raise ConfigError(f"problems {name!r}: no mathematics is packaged; set problems to the path of a file")
+        raise ConfigError(
+            f"problems {name!r}: no mathematics is packaged; use math500, aime24 or aime25, which are read from the Hub, or "
+            "the path of a file"
+        )
 
 
 def normalise(answer: str) -> str:

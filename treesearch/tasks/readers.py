@@ -6,6 +6,7 @@ All functions are linear in the text and never raise on any string: what they re
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 
 _NUMBER = re.compile(r"[-+]?\$?\s?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?")
@@ -16,9 +17,17 @@ _LABEL = re.compile(r"(?im)^[ \t]*answer[ \t]*:")
 _LONGEST_NUMBER = 200  # characters; longer is no number anybody meant
 
 
+THOUGHT_OVER = "</think>"  # DeepSeek-R1 (arXiv 2501.12948), Qwen3 (arXiv 2505.09388)
+
+
+def has_answer(texts: Iterable[str], thinking: bool) -> bool:
+    """Whether a chain of step texts may be read: where the model thinks, only once its thought is over."""
+    return not thinking or THOUGHT_OVER in "".join(texts)
+
+
 def final_text(text: str) -> str:
     """The part that answers: after the last `</think>`, inside `<answer>...</answer>` where there are tags."""
-    text = text.rpartition("</think>")[2]
+    text = text.rpartition(THOUGHT_OVER)[2]
     _, tag, inside = text.rpartition("<answer>")
     return inside.partition("</answer>")[0] if tag else text
 

@@ -3,53 +3,63 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 
-from treesearch.algorithms.base import Wishes, at_least, grow_all, require
+from treesearch.algorithms.base import Wishes, at_least, grow_each, path_text, path_value
+from treesearch.algorithms.compat import PathAggregate, known_aggregate
 from treesearch.tree import ROOT, Tree
-from treesearch.types import Expand
+from treesearch.types import Expand, Until
 
 
 @dataclass(frozen=True)
 class SALBeam:
-    """`n` beams of which the best n // beam_width by last score survive each step, refilled cyclically to `n`.
+    """`n` beams of which the best n // beam_width survive each step, refilled cyclically to `n`.
 
     Finished beams (and empty steps) leave the pool unconditionally, and the pool is refilled, so it never shrinks. The
-    last of `iterations` samples to the answer. `merge` is search-and-learn's filter_duplicates. Its output are the
-    first n finished beams, or the n best with `sort_completed`: see `outputs`. (Beeching et al. 2024, "Scaling
-    test-time compute with open models".)
+    last of `iterations` samples to the answer. `aggregate` ranks beams (agg_strategy there), `merge` keeps the first of
+    equal texts (filter_duplicates). Outputs are the first `n` finished beams, or the `n` best with `sort_completed`; the
+    last `n` finish together, so there are fewer only where replies failed. (search-and-learn 6f81cac,
+    search/beam_search.py; Beeching et al. 2024, "Scaling test-time compute with open models".)
     """
 
     n: int = 4
     beam_width: int = 4
     iterations: int = 40
+    aggregate: PathAggregate = "last"
     merge: bool = False
     sort_completed: bool = False
 
     def __post_init__(self) -> None:
         at_least(1, n=self.n, beam_width=self.beam_width, iterations=self.iterations)
-        require(self.n % self.beam_width == 0, "n", self.n, f"a multiple of beam_width = {self.beam_width}")
+        known_aggregate(self.aggregate)
 
     def search(self, tree: Tree) -> Wishes:
-        active = [ROOT]
-        for iteration in range(self.iterations):
-            until = "answer" if iteration == self.iterations - 1 else "step"
-            pool = islice(cycle(active), self.n)
-            tips = yield from grow_all(tree, [Expand(beam, 1, until) for beam in pool])  # type: ignore[arg-type]
-            active = [tip for tip in tips if tree.is_open(tip) and tree.path(tip)[-1].text]
-            if self.merge:
-                active = list(
-                    {"".join(step.text for step in tree.path(tip)): tip for tip in reversed(active)}.values()
-                )[::-1]
-            # As numpy's argsort there: of equal scores the later are kept, and survivors stay in pool order.
-            best = sorted(active, key=tree.score)[-(self.n // self.beam_width) :]
-            active = [tip for tip in active if tip in best]
+        active, completed = [ROOT], list[int]()
+        for left in reversed(range(self.iterations)):
+            until: Until = "step" if left else "answer"
+            grown = yield from grow_each(tree, [Expand(beam, 1, until) for beam in islice(cycle(active), self.n)])
+            tips = list(chain.from_iterable(grown))
+            ended = {tip for tip in tips if not tree.is_open(tip) or tree.path(tip)[-1].text == ""}
+            completed += [tip for tip in tips if tip in ended]
+            tree.outputs = self.outputs(tree, completed)
+            active = self.survivors(tree, [tip for tip in tips if tip not in ended])
             if not active:
                 return
 
-    def outputs(self, tree: Tree) -> list[int]:
-        """The n finished leaves search-and-learn votes over, repeated cyclically where there are fewer."""
-        finished = [candidate.node for candidate in tree.candidates()]
+    def survivors(self, tree: Tree, active: list[int]) -> list[int]:
+        """The best n // beam_width in pool order; all of them where that is 0, as the original's slice has it."""
+        if self.merge:
+            first: dict[str, int] = {}
+            for tip in active:
+                first.setdefault(path_text(tree, tip), tip)
+            active = list(first.values())
+        # As numpy's argsort: ascending, so of equal values the later are kept.
+        ranked = sorted(active, key=lambda tip: path_value(tree, tip, self.aggregate))
+        best = set(ranked[-(self.n // self.beam_width) :])
+        return [tip for tip in active if tip in best]
+
+    def outputs(self, tree: Tree, completed: list[int]) -> list[int]:
+        """The `n` beams that vote, of those finished so far in the order they finished."""
         if self.sort_completed:
-            finished.sort(key=tree.score, reverse=True)
-        return list(islice(cycle(finished[: self.n]), self.n))
+            completed = sorted(completed, key=lambda tip: path_value(tree, tip, self.aggregate), reverse=True)
+        return completed[: self.n]
