@@ -69,7 +69,7 @@ class _Reader:
             set
         )  # poisonous job -> the processes that have seen what it does
         self.prompts: dict[tuple[Any, Any], _Job] = defaultdict(_Job)
-        self.epochs: dict[tuple[int, int], int | None] = {}  # (pool, number) -> epoch
+        self.epochs: dict[tuple[int, int], tuple[int, int]] = {}  # (pool, number) -> life, epoch
         self.frozen: dict[Any, float] = defaultdict(float)
         self.life = 0
         self.gone: set[Any] = set()  # managers that were given up
@@ -106,7 +106,7 @@ class _Reader:
     def _freeze(self, process: Any, seconds: float) -> None:
         self.frozen[process] += seconds
 
-    def _join(self, process: Any, pool: int, number: int, epoch: int | None) -> None:
+    def _join(self, process: Any, pool: int, number: int, epoch: tuple[int, int]) -> None:
         self.epochs[pool, number] = epoch
 
     def _call(
@@ -226,8 +226,7 @@ class _Reader:
 
     def _culprit(self, pool: int, number: int) -> str | None:
         """The poisonous job that ended a replica; None where it was something else."""
-        epoch = self.epochs.get((pool, number))
-        return self.world.culprits.get(epoch) if epoch is not None else None
+        return self.world.culprits.get(self.epochs[pool, number])
 
     def _moved(self, job_id: str | None) -> bool:
         """Whether a job has been in several processes: a new one does not know yet what is suspect."""

@@ -155,7 +155,7 @@ class Model:
         process = HERE.get()
         assert process is not None and process.epoch is not None
         self.world.note("poisoned", process, job_id)
-        self.world.culprits[process.epoch] = job_id
+        self.world.culprits[process.life, process.epoch] = job_id
         raise RuntimeError("the engine is dead")
 
 

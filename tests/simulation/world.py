@@ -149,7 +149,9 @@ class World:
         self.failing: list[str] = []  # what the next commits come to
         self.spoiled: set[str] = set()  # jobs that fail by design
         self.kin: dict[tuple[Process | None, str], int] = {}  # whose job -> its prompt
-        self.culprits: dict[int, str] = {}  # epoch of a replica -> the poisonous job that killed it
+        self.culprits: dict[
+            tuple[int, int], str
+        ] = {}  # life and epoch of a replica -> the poisonous job that killed it
         self.life, self.over, self.pools = 0, False, 0
         self.driver: Process | None = None
         self.main: asyncio.Task[Any] | None = None
@@ -541,8 +543,9 @@ class WatchedPool(Pool):
 
     def join(self, replica: Replica) -> int:
         number = super().join(replica)
-        link = getattr(replica.call, "__self__", None)
-        self.world.note("join", HERE.get(), self.name, number, getattr(link, "epoch", None))
+        link, process = getattr(replica.call, "__self__", None), HERE.get()
+        life = process.life if process is not None else 0
+        self.world.note("join", process, self.name, number, (life, getattr(link, "epoch", 0)))
         return number
 
     async def _call(self, number: int, item_id: str, item: Any, trial: bool) -> Any:
