@@ -84,6 +84,7 @@ class Plan:
     hosts: int = 3
     latency: float = 0.003  # seconds a message, mean
     work: float = 0.1  # seconds a request, mean
+    disk: float = 0.002  # seconds before a commit and after it, mean
     horizon: float = 12.0  # seconds after which no new fault begins
     linger: float | None = None
     keys: Keys = field(default_factory=Keys)
@@ -114,6 +115,7 @@ class Plan:
             seed, cluster, rng.choice(list(SEARCHED)), problems, rng.choice(("issue", "issue", "issue", "arrival")), budget,
             rng.choice((None, None, 1, 3)), rng.choice((1, 1, 1, 2, 3)), rng.randint(1, 3), rng.randint(1, 2),
             rng.choice((1, 3, 5)), rng.randint(2, 4), 0.002 * 10 ** rng.random(), 0.02 * 10 ** rng.random(),
+            0.001 * 100 ** rng.random(),
             rng.uniform(1, 8), rng.choice((0.0, None, None)), keys, faults,
         )  # fmt: skip
 
@@ -143,7 +145,7 @@ class World:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.rng = random.Random(f"world {plan.seed}")
-        self.loop = VirtualLoop(disk=lambda: self.rng.expovariate(1 / 0.002))
+        self.loop = VirtualLoop(disk=lambda: self.rng.expovariate(1 / plan.disk))
         self.history: list[Event] = []
         self.published: dict[str, Any] = {}
         self.failing: list[str] = []  # what the next commits come to
