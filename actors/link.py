@@ -64,7 +64,8 @@ class Link:
         self.closed: ReplicaLost | None = None
         self._replies: dict[int, asyncio.Future[Any]] = {}  # item's number -> where its reply goes
         self._numbers: dict[str, int] = {}  # job id -> its newest item
-        self._items: list[tuple[int, Any]] = []
+        self._items: list[tuple[int, Any, bool]] = []
+        self._trials: dict[int, bool] = {}  # suspect's number -> whether the replica has begun with it
         self._aborts: list[int] = []
         self._open = 0  # calls under way
         self._work = asyncio.Event()
@@ -76,6 +77,10 @@ class Link:
             return [await self._ask(items[0])]
         return list(await asyncio.gather(*map(self._ask, items)))
 
+    async def trial(self, items: Sequence[Any]) -> list[Any]:
+        """The same for items that may have killed a replica; this one runs them one at a time."""
+        return [await self._ask(item, suspect=True) for item in items]
+
     def abort(self, job_ids: Sequence[str]) -> None:
         """Nobody wants these any more; their replies come early."""
         self._aborts += [self._numbers[job_id] for job_id in job_ids if job_id in self._numbers]
@@ -85,15 +90,17 @@ class Link:
         for task in self._tasks:
             task.cancel()
 
-    async def _ask(self, item: Any) -> Any:
+    async def _ask(self, item: Any, suspect: bool = False) -> Any:
         if self.closed is not None:
-            return self.closed
+            return ReplicaLost(str(self.closed), self.closed.suspicious, begun=False)
         self.items += 1
         number = self.items
         job_id, row = self.codec.item(item)
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         self._numbers[job_id] = number
-        self._items.append((number, row))
+        self._items.append((number, row, suspect))
+        if suspect:
+            self._trials[number] = False
         self._work.set()
         try:
             return await reply
@@ -103,6 +110,9 @@ class Link:
                 self._work.set()
             raise
         finally:
+            if self._trials.pop(number, None) is not None:
+                self._aborts.append(number)  # heard: the replica may try the next one
+                self._work.set()
             if self._numbers.get(job_id) == number:
                 del self._numbers[job_id]
 
@@ -124,7 +134,8 @@ class Link:
         self.calls += 1
         self._open += 1
         try:
-            epoch, replies, usage = unseal(await asyncio.wait_for(self.exchange(frame), self.silence))
+            async with asyncio.timeout(self.silence):
+                epoch, replies, usage = unseal(await self.exchange(frame))
             if epoch != self.epoch:
                 raise ReplicaLost(f"a replica of epoch {epoch} answers where {self.epoch} was asked")
         except ReplicaLost as error:
@@ -140,6 +151,9 @@ class Link:
             self._open -= 1
         self.usage = usage
         for number, well, payload in replies:
+            if well is None:
+                self._trials[number] = True
+                continue
             reply = self._replies.pop(number, None)
             if reply is not None and not reply.done():
                 reply.set_result(self._decoded(well, payload))
@@ -158,9 +172,9 @@ class Link:
             return
         self.closed = error
         self.lost(error)
-        for reply in self._replies.values():
+        for number, reply in self._replies.items():
             if not reply.done():
-                reply.set_result(error)
+                reply.set_result(ReplicaLost(str(error), error.suspicious, self._trials.get(number, True)))
         self._replies.clear()
         self.close()
 

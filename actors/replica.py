@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from treesearch.config import Config, Data, specs_in, with_specs
 from treesearch.run import usage_of
 from treesearch.wire import error_row, seal, unseal
 
-Reply = tuple[int, bool, Any]  # item's number, whether it went well, payload or error row
+Reply = tuple[int, bool | None, Any]  # item's number, whether it went well (None: it begins), payload or error row
 FORGET = 3  # a manager silent for so many beats is gone
 UTILIZATION = 0.9  # of a card's memory, shared out among the engines on it
 
@@ -31,7 +30,8 @@ class Mailbox:
     def __init__(self) -> None:
         self.ready: list[Reply] = []
         self.running: dict[int, tuple[str, asyncio.Task[None]]] = {}  # item's number -> job id, task
-        self.heard = time.monotonic()
+        self.unheard: dict[int, asyncio.Future[None]] = {}  # suspects' replies that the manager may not have
+        self.heard, self.beat = now(), 0.0
         self._parked: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
 
@@ -52,7 +52,7 @@ class Mailbox:
         while not self.ready and not parked.done() and (left := until - loop.time()) > 0:
             news = self._news = loop.create_future()
             await asyncio.wait([parked, news], timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        self.heard = time.monotonic()
+        self.heard = now()
         ready, self.ready = self.ready, []
         return ready
 
@@ -66,6 +66,7 @@ class Replica:
         self.data, self.role, self.number, self.epoch, self.share = config, role, number, epoch, share
         self.mail: dict[str, Mailbox] = {}
         self.backend: Any = None
+        self._trial = asyncio.Lock()  # of whoever may have killed another replica
         self.metrics: Metrics | None = None  # of a process that Ray knows
 
     async def ready(self) -> dict[str, Any]:
@@ -84,10 +85,14 @@ class Replica:
         client, items, aborts, gap, beat = unseal(frame)
         self._forget_the_dead(beat)
         box = self.mail.setdefault(client, Mailbox())
-        box.heard = time.monotonic()
-        for number, row in items:
+        box.heard, box.beat = now(), beat
+        for number in aborts:
+            if number in box.unheard and not box.unheard[number].done():
+                box.unheard[number].set_result(None)
+        for number, row, suspect in items:
             job_id, work = self.work(row)
-            box.running[number] = job_id, asyncio.create_task(self._serve(box, number, work))
+            serve = self._tried if suspect else self._serve
+            box.running[number] = job_id, asyncio.create_task(serve(box, number, work))
         self._abort([box.running[number][0] for number in aborts if number in box.running])
         replies = await box.collect(gap, beat)
         usage = dict(usage_of(self.backend))
@@ -114,7 +119,19 @@ class Replica:
         """(job id, the work on an item, which gives the payload of its reply)."""
         raise NotImplementedError
 
-    async def _serve(self, box: Mailbox, number: int, work: Awaitable[Any]) -> None:
+    async def _tried(self, box: Mailbox, number: int, work: Coroutine[Any, Any, Any]) -> None:
+        """A suspect's turn. Its manager is told that it begins, and has heard how it ended before the next one begins."""
+        try:
+            async with self._trial:
+                heard = box.unheard[number] = asyncio.get_running_loop().create_future()
+                box.put((number, None, None))
+                await self._serve(box, number, work)
+                await asyncio.wait([heard], timeout=FORGET * box.beat)
+        finally:
+            box.unheard.pop(number, None)
+            work.close()  # where it was cancelled while it waited
+
+    async def _serve(self, box: Mailbox, number: int, work: Coroutine[Any, Any, Any]) -> None:
         try:
             reply = number, True, await work
         except Exception as error:
@@ -131,12 +148,16 @@ class Replica:
 
     def _forget_the_dead(self, beat: float) -> None:
         """A manager that has not been heard of for long has been replaced: nobody wants its replies."""
-        now = time.monotonic()
-        for client in [c for c, box in self.mail.items() if now - box.heard > FORGET * beat and box.running]:
+        for client in [c for c, box in self.mail.items() if now() - box.heard > FORGET * beat and box.running]:
             running = self.mail.pop(client).running.values()
             self._abort([job_id for job_id, _ in running])
             for _, task in running:
                 task.cancel()
+
+
+def now() -> float:
+    """The loop's time, in seconds."""
+    return asyncio.get_running_loop().time()
 
 
 async def single(reply: Awaitable[Sequence[Any]]) -> Any:

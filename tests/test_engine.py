@@ -178,3 +178,44 @@ def test_a_journal_that_cannot_be_written_ends_the_run_and_publishes_nothing(tmp
     with pytest.raises(RunError, match="disk full"):
         run(make([FakeProposer()], store=store))
     store.close()
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 7])
+def test_nothing_is_journalled_after_a_commit_that_failed(tmp_path: Path, k: int) -> None:
+    """Otherwise a journal has a hole, or a close before the replies behind it, and resumes to another answer."""
+
+    class FailsOnce(Store):
+        commits = 0
+
+        def append(self, rows: Any) -> None:
+            self.commits += 1
+            if self.commits == k:
+                raise RunError("disk full")
+            super().append(rows)
+
+    whole = run(make([FakeProposer()]))
+    store = FailsOnce.open(tmp_path / "run.db", "a")
+    with pytest.raises(RunError, match="disk full"):
+        run(make([FakeProposer(seed=k)], store=store))
+    assert isinstance(store, FailsOnce) and store.commits == k
+    store.close()
+    store = Store.open(tmp_path / "run.db", "a")
+    assert run(make([FakeProposer()], store=store)) == whole
+    assert store.notes == []
+    store.close()
+
+
+def test_tokens_that_came_to_nothing_are_wasted() -> None:
+    class Broken(FakeScorer):
+        async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:
+            return [Scored(((math.nan,),) * len(chains)) for _, chains in items]
+
+    proposer = FakeProposer()
+    engine = make([proposer], [Broken()], search=SEARCHES["sample"](n=4))
+
+    async def main() -> list[Answer]:
+        return [answer async for answer in engine.answers(problems(3))]
+
+    answers = asyncio.run(main())
+    assert proposer.sampled == sum(a.tokens_wasted or 0 for a in answers) > 0
+    assert not any(a.tokens_generated for a in answers)

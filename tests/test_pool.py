@@ -60,6 +60,41 @@ def test_a_poisonous_item_kills_two_replicas_and_fails_alone() -> None:
     assert sum("t7/0" in mortal.seen for mortal in herd) == 2 and len(pool.dispatch.credits) == 2
 
 
+def test_a_poisonous_prompt_takes_two_replicas_however_often_it_is_asked() -> None:
+    async def main() -> tuple[list[object], int]:
+        pool = Pool()
+        poison = [f"p/{k}" for k in range(8)]
+        for _ in range(4):
+            Mortal(pool, poison, credits=8)
+        runs = [pool.run(item, item, kin="bad" if item in poison else item) for item in [*poison, "q/0", "q/1"]]
+        replies = await asyncio.gather(*runs, return_exceptions=True)
+        again = await asyncio.gather(pool.run("p/99", "p/99", kin="bad"), return_exceptions=True)
+        return [*replies, *again], len(pool.dispatch.credits)
+
+    replies, left = asyncio.run(main())
+    assert all(isinstance(r, RequestError) and "poison" in str(r) for r in [*replies[:8], replies[-1]])
+    assert replies[8:10] == ["reply q/0", "reply q/1"]
+    assert left == 2
+
+
+def test_a_suspect_that_had_not_begun_is_not_to_blame_and_a_reply_clears_its_kin() -> None:
+    async def main() -> tuple[list[object], list[bool]]:
+        trials: list[bool] = []
+        deaths = [ReplicaLost("died"), ReplicaLost("died", begun=False), ReplicaLost("died", suspicious=False)]
+
+        async def call(items: Sequence[object], trial: bool = False) -> list[object]:
+            trials.append(trial)
+            return [deaths.pop(0) if deaths else "ok"]
+
+        async def trial(items: Sequence[object]) -> list[object]:
+            return await call(items, True)
+
+        pool = Pool([Replica(call, 1, trial=trial)])
+        return [await pool.run(f"a/{k}", 0, kin="a") for k in range(2)], trials
+
+    assert asyncio.run(main()) == (["ok", "ok"], [False, True, True, True, False])
+
+
 def test_an_item_lost_without_suspicion_is_asked_until_it_is_answered() -> None:
     async def main() -> object:
         pool = Pool()
@@ -133,10 +168,10 @@ def test_an_item_cancelled_in_the_moment_it_is_sent_gives_its_slot_back() -> Non
     asyncio.run(main())
 
 
-def test_only_a_running_item_is_aborted() -> None:
+def test_only_a_running_item_is_aborted_and_a_waiting_one_ends() -> None:
     told: list[str] = []
 
-    async def main() -> None:
+    async def main() -> list[object]:
         async def call(items: Sequence[object]) -> list[object]:
             await asyncio.sleep(0.01)
             return ["ok"]
@@ -146,7 +181,31 @@ def test_only_a_running_item_is_aborted() -> None:
         await asyncio.sleep(0)
         pool.abort("a/0")
         pool.abort("b/0")
-        await asyncio.gather(*runs)
+        replies = await asyncio.gather(*runs, return_exceptions=True)
+        assert pool.dispatch.free == {0: 1} and pool.dispatch.waiting() == 0
+        return replies
+
+    kept, dropped = asyncio.run(main())
+    assert told == ["a/0"] and kept == "ok"
+    assert isinstance(dropped, RequestError) and "nobody wants it" in str(dropped)
+
+
+def test_an_item_that_nobody_wants_is_not_tried_again() -> None:
+    calls: list[int] = []
+
+    async def main() -> None:
+        async def call(items: Sequence[object]) -> list[object]:
+            calls.append(1)
+            await asyncio.sleep(0.01)
+            raise ConnectionError("oh")
+
+        pool = Pool([Replica(call, 1)])
+        running = asyncio.create_task(pool.run("a/0", 0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        pool.abort("a/0")
+        with pytest.raises(ConnectionError):
+            await running
 
     asyncio.run(main())
-    assert told == ["a/0"]
+    assert len(calls) == 1

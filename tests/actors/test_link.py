@@ -151,7 +151,8 @@ def test_a_silent_replica_is_lost_with_all_items_and_not_heard_again() -> None:
         (reply,) = await line.link.call([a(0)])
         assert isinstance(reply, ReplicaLost) and reply.suspicious and "no word" in str(reply)
         assert [str(e) for e in line.lost] == [str(reply)]
-        assert (await line.link.call([a(1)]))[0] is line.link.closed
+        (late,) = await line.link.call([a(1)])
+        assert isinstance(late, ReplicaLost) and not late.begun
         assert len(line.frames) == 1
 
     running(main)
@@ -203,10 +204,39 @@ def test_a_manager_that_is_gone_is_forgotten_and_its_jobs_aborted() -> None:
         replica = Proposer({}, "proposer", 0, 1, None)
         replica.backend = backend = Backend()
         row = Line().link.codec.item(a(0))[1]
-        await replica.exchange(seal(["dead", [(1, row)], [], 0, 0.01]))
+        await replica.exchange(seal(["dead", [(1, row, False)], [], 0, 0.01]))
         await asyncio.sleep(0.1)
         await replica.exchange(seal(["alive", [], [], 0, 0.01]))
         assert backend.aborted == ["t/0"] and set(replica.mail) == {"alive"}
+
+    running(main)
+
+
+def test_suspects_run_one_at_a_time_whoever_sends_them_and_only_the_one_that_ran_had_begun() -> None:
+    async def main() -> None:
+        first, second = Line(), Line()
+        second.link.exchange = first.exchange  # two managers, one replica
+        second.link.client = "n"
+        calls = [asyncio.create_task(line.link.trial([a(k)])) for k, line in enumerate((first, second))]
+        beside = asyncio.create_task(first.link.call([a(2)]))
+        await first.until(lambda: {"t/0", "t/2"} == set(first.backend.gates))
+        await first.until(lambda: True in first.link._trials.values())
+        for line in (first, second):
+            line.link.lose(ReplicaLost("died"))
+        begun = [(await call)[0].begun for call in (*calls, beside)]
+        assert begun == [True, False, True]
+
+    running(main)
+
+
+def test_the_next_suspect_runs_when_the_one_before_has_ended() -> None:
+    async def main() -> None:
+        line = Line()
+        calls = [asyncio.create_task(line.link.trial([a(k)])) for k in range(3)]
+        for k in range(3):
+            await line.until(lambda k=k: [f"t/{k}"] == list(line.backend.gates))
+            line.backend.answer(f"t/{k}")
+        assert [chains[0][0].text for chains in [(await call)[0] for call in calls]] == ["t/0", "t/1", "t/2"]
 
     running(main)
 
