@@ -193,10 +193,17 @@ def test_nothing_is_journalled_after_a_commit_that_failed(tmp_path: Path, k: int
                 raise RunError("disk full")
             super().append(rows)
 
+    class Slow(FakeProposer):
+        """So that there are more commits than fail."""
+
+        async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
+            await asyncio.sleep(0.003)
+            return await super().propose(jobs)
+
     whole = run(make([FakeProposer()]))
     store = FailsOnce.open(tmp_path / "run.db", "a")
     with pytest.raises(RunError, match="disk full"):
-        run(make([FakeProposer(seed=k)], store=store))
+        run(make([Slow(max_jobs=2, seed=k)], store=store))
     assert isinstance(store, FailsOnce) and store.commits == k
     store.close()
     store = Store.open(tmp_path / "run.db", "a")
