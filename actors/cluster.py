@@ -12,7 +12,6 @@ import itertools
 import logging
 import math
 import os
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -172,9 +171,9 @@ class Cluster:
         """
         group, limit, deaths = self._group(bundle), self.config.cluster.restarts, 0
         while deaths <= limit:
-            born = time.monotonic()
+            born = asyncio.get_running_loop().time()
             reason, suspicious = await self._live(slot, group, lock)
-            deaths = deaths if time.monotonic() - born < LONG else 0
+            deaths = deaths if asyncio.get_running_loop().time() - born < LONG else 0
             deaths += suspicious
             again = f"starting another ({deaths} of {limit})" if deaths <= limit else "giving it up"
             self.say(f"{slot.name} died ({reason}); {again}")
@@ -292,10 +291,8 @@ class Cluster:
         while not self._done():
             problems = [await self._handed(manager, problem) for problem in self._next(want)]
             self._calls += 1
-            answer = asyncio.wait_for(
-                manager.handle.poll.remote(seal([committed, problems])), self.config.cluster.silence
-            )
-            reply = unseal(await answer)
+            async with asyncio.timeout(self.config.cluster.silence):  # unlike wait_for, it never swallows an interrupt
+                reply = unseal(await manager.handle.poll.remote(seal([committed, problems])))
             batch, rows, lines, want, manager.stats, lost, error = reply
             if rows:
                 async with self._writing:

@@ -124,7 +124,8 @@ class Link:
         self.calls += 1
         self._open += 1
         try:
-            epoch, replies, usage = unseal(await asyncio.wait_for(self.exchange(frame), self.silence))
+            async with asyncio.timeout(self.silence):
+                epoch, replies, usage = unseal(await self.exchange(frame))
             if epoch != self.epoch:
                 raise ReplicaLost(f"a replica of epoch {epoch} answers where {self.epoch} was asked")
         except ReplicaLost as error:

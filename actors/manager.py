@@ -56,15 +56,15 @@ class Ledger:
     def load(self, problem_id: str) -> tuple[list[Reply], Close | None]:
         return self.given.pop(problem_id)
 
-    def append(self, rows: Iterable[Row]) -> None:
-        """Returns when the driver has committed the rows. Called from the engine's writer thread."""
+    def append(self, rows: Iterable[Row]) -> Future[None]:
+        """Done when the driver has committed the rows. Called from the engine's writer thread."""
         packed = [_packed(row) for row in rows]
         committed: Future[None] = Future()
         with self._lock:
             self._count += 1
             self._waiting[self._count] = packed, committed
         self.ring()
-        committed.result()
+        return committed
 
     def unsent(self) -> tuple[int, list[Any]]:
         """(number of the newest batch, rows) not yet given to the driver."""

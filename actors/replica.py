@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,7 +30,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.ready: list[Reply] = []
         self.running: dict[int, tuple[str, asyncio.Task[None]]] = {}  # item's number -> job id, task
-        self.heard = time.monotonic()
+        self.heard = now()
         self._parked: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
 
@@ -52,7 +51,7 @@ class Mailbox:
         while not self.ready and not parked.done() and (left := until - loop.time()) > 0:
             news = self._news = loop.create_future()
             await asyncio.wait([parked, news], timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        self.heard = time.monotonic()
+        self.heard = now()
         ready, self.ready = self.ready, []
         return ready
 
@@ -84,7 +83,7 @@ class Replica:
         client, items, aborts, gap, beat = unseal(frame)
         self._forget_the_dead(beat)
         box = self.mail.setdefault(client, Mailbox())
-        box.heard = time.monotonic()
+        box.heard = now()
         for number, row in items:
             job_id, work = self.work(row)
             box.running[number] = job_id, asyncio.create_task(self._serve(box, number, work))
@@ -131,12 +130,16 @@ class Replica:
 
     def _forget_the_dead(self, beat: float) -> None:
         """A manager that has not been heard of for long has been replaced: nobody wants its replies."""
-        now = time.monotonic()
-        for client in [c for c, box in self.mail.items() if now - box.heard > FORGET * beat and box.running]:
+        for client in [c for c, box in self.mail.items() if now() - box.heard > FORGET * beat and box.running]:
             running = self.mail.pop(client).running.values()
             self._abort([job_id for job_id, _ in running])
             for _, task in running:
                 task.cancel()
+
+
+def now() -> float:
+    """The loop's time, in seconds."""
+    return asyncio.get_running_loop().time()
 
 
 async def single(reply: Awaitable[Sequence[Any]]) -> Any:

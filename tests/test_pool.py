@@ -133,10 +133,10 @@ def test_an_item_cancelled_in_the_moment_it_is_sent_gives_its_slot_back() -> Non
     asyncio.run(main())
 
 
-def test_only_a_running_item_is_aborted() -> None:
+def test_only_a_running_item_is_aborted_and_a_waiting_one_ends() -> None:
     told: list[str] = []
 
-    async def main() -> None:
+    async def main() -> list[object]:
         async def call(items: Sequence[object]) -> list[object]:
             await asyncio.sleep(0.01)
             return ["ok"]
@@ -146,7 +146,31 @@ def test_only_a_running_item_is_aborted() -> None:
         await asyncio.sleep(0)
         pool.abort("a/0")
         pool.abort("b/0")
-        await asyncio.gather(*runs)
+        replies = await asyncio.gather(*runs, return_exceptions=True)
+        assert pool.dispatch.free == {0: 1} and pool.dispatch.waiting() == 0
+        return replies
+
+    kept, dropped = asyncio.run(main())
+    assert told == ["a/0"] and kept == "ok"
+    assert isinstance(dropped, RequestError) and "nobody wants it" in str(dropped)
+
+
+def test_an_item_that_nobody_wants_is_not_tried_again() -> None:
+    calls: list[int] = []
+
+    async def main() -> None:
+        async def call(items: Sequence[object]) -> list[object]:
+            calls.append(1)
+            await asyncio.sleep(0.01)
+            raise ConnectionError("oh")
+
+        pool = Pool([Replica(call, 1)])
+        running = asyncio.create_task(pool.run("a/0", 0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        pool.abort("a/0")
+        with pytest.raises(ConnectionError):
+            await running
 
     asyncio.run(main())
-    assert told == ["a/0"]
+    assert len(calls) == 1

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -60,8 +60,8 @@ class Journal(Protocol):
 
     def load(self, problem: str) -> tuple[list[Reply], Close | None]: ...
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Returns once the rows are committed. Called from one thread at a time."""
+    def append(self, rows: Sequence[Row]) -> Future[None] | None:
+        """Commit the rows before it returns, or before the future that it returns is done. Called in one thread."""
         ...
 
 
@@ -105,6 +105,7 @@ class Engine:
         self._commit: asyncio.Task[None] | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._broken = False  # a commit failed: nothing may be published any more
+        self._stopped = False  # requests end, and nothing begins
         self._background: set[asyncio.Task[None]] = set()
         self._out: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
         self._source: Iterator[Problem | None] = iter(())
@@ -199,7 +200,8 @@ class Engine:
             if self.proposers.waits(job_id):
                 self._tasks[job_id].cancel()
             else:  # its reply comes back all the same, so that its tokens are counted
-                self.proposers.abort(job_id)
+                for pool in self.pools():
+                    pool.abort(job_id)
         if outcome.ended and not self._running[problem_id]:
             self._spawn(self._publish(problem_id))
 
@@ -213,6 +215,8 @@ class Engine:
         except BaseException as error:
             self._out.put_nowait(error)
         del self._tasks[job.id]
+        if self._stopped:
+            return
         self._running[job.problem.id] -= 1
         outcome.ended = self._ended(job)
         try:
@@ -229,6 +233,7 @@ class Engine:
         """The one reply to a job: chains read and scored, or an error as a value."""
         if self._ended(job):
             return Expansion(job.leaf, error="cancelled")
+        chains: tuple[Chain, ...] = ()
         try:
             chains = await self.proposers.run(job.id, job)
             if self._ended(job):
@@ -237,11 +242,11 @@ class Engine:
             path = under_way(job.path)
             if len(path) < len(job.path):  # what is read and judged is one attempt
                 job = replace(job, path=path)
-            chains = tuple([await self._read(job, chain) for chain in chains])
-            return await self._judge(job, chains)
+            return await self._judge(job, tuple([await self._read(job, chain) for chain in chains]))
         except RunError:  # no replica is left, or the checker cannot start: no fault of this job
             raise
         except Exception as error:
+            self.manager.waste(job.problem.id, _sampled(chains))
             return Expansion(job.leaf, error=told(error))
 
     async def _read(self, job: Job, chain: Chain) -> Chain:
@@ -311,14 +316,14 @@ class Engine:
     async def _write(self) -> None:
         """Commit what waits, in groups, off the loop."""
         try:
-            while self._rows:
+            while self._rows and not self._broken:
                 rows, self._rows = self._rows, []
                 committed, self._committed = self._committed, None
                 await self._append(rows)
                 if committed is not None:
                     committed.set_result(None)
         except Exception as error:
-            self._broken = True
+            self._broken = True  # what comes after the rows that are missing must not be written either
             self._out.put_nowait(error)
         finally:
             self._commit = None
@@ -355,6 +360,7 @@ class Engine:
 
     async def _stop(self) -> None:
         """End everything that runs; commit what was delivered."""
+        self._stopped = True
         tasks = [*self._tasks.values(), *self._background]
         tasks += [task for forms in self._compared.values() for task in forms.values()]
         for task in tasks:
@@ -364,7 +370,7 @@ class Engine:
             await asyncio.wait([self._commit])
         for live in self.manager.live.values():
             live.wishes.close()
-        if self.store is not None and self._rows:
+        if self.store is not None and self._rows and not self._broken:
             rows, self._rows = self._rows, []
             await self._append(rows)
         self._writer.shutdown(wait=True)
@@ -372,7 +378,9 @@ class Engine:
     async def _append(self, rows: Sequence[Row]) -> None:
         """Commit on the one writer thread: a commit whose task was cancelled is finished before the next begins."""
         assert self.store is not None
-        await asyncio.get_running_loop().run_in_executor(self._writer, self.store.append, rows)
+        committed = await asyncio.get_running_loop().run_in_executor(self._writer, self.store.append, rows)
+        if committed is not None:
+            await asyncio.wrap_future(committed)
 
 
 def proposer_replica(proposer: Proposer) -> Replica:
@@ -391,6 +399,14 @@ def _check_chains(job: Job, chains: Sequence[Chain]) -> None:
             raise ValueError("the proposer gave a chain without a step")
         if job.until != "step" and chain[-1].finish == "step":
             raise ValueError("the proposer was asked for the answer and stopped before it")
+
+
+def _sampled(chains: Sequence[Chain]) -> int | None:
+    """Tokens of a reply that came to nothing; None where they cannot be counted."""
+    try:
+        return tokens_of(Expansion(0, tuple(chains)))
+    except Exception:  # a proposer's reply that is no chains at all
+        return None
 
 
 def _matched(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:

@@ -170,6 +170,11 @@ class Manager:
             self._end(live, out)
         return out
 
+    def waste(self, problem_id: str, tokens: int | None) -> None:
+        """Tokens were sampled that no reply brings."""
+        if (live := self.live.get(problem_id)) is not None:
+            live.wasted = add(live.wasted, tokens)
+
     def overdue(self, now: float) -> list[str]:
         """Problems whose time budget is used up."""
         seconds = self.budget.seconds

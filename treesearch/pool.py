@@ -53,6 +53,7 @@ class Pool:
         self._joined = 0
         self._turns: dict[str, asyncio.Future[int]] = {}
         self._running: dict[str, int] = {}
+        self._unwanted: set[str] = set()  # running items that are not asked again
         self._accused: dict[int, str] = {}  # replica that died -> the suspect that ran on it
         self._shut: RunError | None = None
         for replica in replicas:
@@ -86,12 +87,20 @@ class Pool:
 
     async def run(self, item_id: str, item: Any) -> Any:
         """The reply to one item. Raises RequestError and RunError at once, or the item's third failure."""
+        try:
+            return await self._tried(item_id, item)
+        finally:
+            self._unwanted.discard(item_id)
+
+    async def _tried(self, item_id: str, item: Any) -> Any:
         failures = deaths = 0
         while True:
             number = await self._slot(item_id, suspect=deaths > 0)
             reply = await self._call(number, item_id, item)
             if not isinstance(reply, Exception):
                 return reply
+            if item_id in self._unwanted:
+                raise reply
             if isinstance(reply, ReplicaLost):
                 deaths += reply.suspicious and self._accused.get(number, item_id) == item_id
                 if deaths >= DEATHS:
@@ -107,10 +116,15 @@ class Pool:
         return item_id in self._turns
 
     def abort(self, item_id: str) -> None:
-        """Nobody wants this item any more: if it runs, its replica may end it early."""
-        replica = self.replicas.get(self._running.get(item_id, -1))
-        if replica is not None and replica.abort is not None:
-            replica.abort([item_id])
+        """Nobody wants this item any more: it ends where it waits; where it runs, its replica may end it early."""
+        turn = self._turns.get(item_id)
+        if turn is not None and not turn.done():
+            turn.set_exception(RequestError("nobody wants it any more"))
+        if item_id in self._running:
+            self._unwanted.add(item_id)
+            replica = self.replicas[self._running[item_id]]
+            if replica.abort is not None:
+                replica.abort([item_id])
 
     async def _call(self, number: int, item_id: str, item: Any) -> Any:
         """The reply or the exception that is its reply; the slot is free again afterwards."""
