@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ def journal() -> list[Reply]:
     return (
         World(Manager(SEARCHES["beam"](beams=2, branch=2), seed=1), 4, 0, failures=0.1).run(problems(1)).journal["p0"]
     )
+
+
+def write(store: Store, journal: Sequence[Reply], close: Close | None = None, problem: str = "p0") -> None:
+    epoch = store.lease(problem)
+    store.append([(problem, k, reply, epoch) for k, reply in enumerate(journal)])
+    if close is not None:
+        store.append([(problem, len(journal), close, epoch)])
 
 
 def test_a_reply_survives_the_round_trip_bit_for_bit(journal: list[Reply]) -> None:
@@ -43,8 +51,7 @@ def test_every_flipped_bit_is_noticed(journal: list[Reply]) -> None:
 
 def test_what_was_appended_is_loaded_in_order(tmp_path: Path, journal: list[Reply]) -> None:
     store = Store.open(tmp_path / "run.db", "a")
-    store.append([("p0", k, reply) for k, reply in enumerate(journal)])
-    store.append([("p0", 0, Close("finished", 1.5, None))])
+    write(store, journal, Close("finished", 1.5, None))
     store.close()
     again = Store.open(tmp_path / "run.db", "a")
     assert again.load("p0") == (journal, Close("finished", 1.5, None))
@@ -54,8 +61,7 @@ def test_what_was_appended_is_loaded_in_order(tmp_path: Path, journal: list[Repl
 
 def test_a_damaged_reply_ends_the_journal_there_and_is_named(tmp_path: Path, journal: list[Reply]) -> None:
     store = Store.open(tmp_path / "run.db", "a")
-    store.append([("p0", k, reply) for k, reply in enumerate(journal)])
-    store.append([("p0", 0, Close("finished", 1.5, 0))])
+    write(store, journal, Close("finished", 1.5, 0))
     store.close()
     db = sqlite3.connect(tmp_path / "run.db")
     db.execute("UPDATE replies SET body = substr(body, 1, length(body) - 1) WHERE k = 2")
@@ -92,7 +98,7 @@ def test_on_a_network_file_system_there_is_no_write_ahead_log(
 ) -> None:
     monkeypatch.setattr("treesearch.store.read_mounts", lambda: f"server:/x {tmp_path} nfs4 rw 0 0\n")
     store = Store.open(tmp_path / "run.db", "a")
-    store.append([("p0", k, reply) for k, reply in enumerate(journal)])
+    write(store, journal)
     assert "nfs4" in store.notes[0] and not (tmp_path / "run.db-wal").exists()
     assert store.load("p0") == (journal, None)
     store.close()

@@ -38,7 +38,7 @@ from treesearch.engine import Engine
 from treesearch.errors import RunError, TreesearchError
 from treesearch.manager import Budget, Close, Manager, Outcome, Reply
 from treesearch.pool import Pool, Replica, ReplicaLost
-from treesearch.run import result, settings
+from treesearch.run import Todo, result, settings
 from treesearch.store import Row, Store
 from treesearch.types import Answer, Expansion, Job, Problem
 
@@ -243,7 +243,7 @@ class World:
         store.world = self
         todo = [problem for problem in self.plan.asked if problem.id not in self.published]
         driver: Any = self._cluster(store) if self.plan.cluster else _Local(self, store)
-        async with aclosing(driver.rows(todo)) as rows:
+        async with aclosing(driver.rows(Todo(todo[0], iter(todo[1:]), len(todo)))) as rows:
             async for row in rows:
                 self.note("publish", row["id"], row)
                 self.published[row["id"]] = row
@@ -430,8 +430,8 @@ class _Local:
             settings=replace(settings(world.config), timeout=TIMEOUT), checker=self.checker, store=store,
         )  # fmt: skip
 
-    async def rows(self, todo: Sequence[Problem]) -> Any:
-        async with aclosing(self.engine.answers(todo)) as answers:
+    async def rows(self, todo: Todo) -> Any:
+        async with aclosing(self.engine.answers(todo.reading(self.engine.more))) as answers:
             async for answer in answers:
                 yield await result(answer, self.world.config, DIGITS, self.checker)
 
@@ -442,7 +442,7 @@ class WatchedStore(Store):
     world: World
     dropped = False
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def commit(self, rows: Iterable[Row]) -> frozenset[str]:
         world, rows = self.world, list(rows)
         fault = next((f for f in world.failing if f != "damage"), None)
         if fault is not None and rows:
@@ -459,11 +459,12 @@ class WatchedStore(Store):
             raise Killed
         if self.dropped:
             raise RunError("the file is closed")
-        super().append(rows)
-        world.note("commit", HERE.get(), rows)
+        refused = super().commit(rows)
+        world.note("commit", HERE.get(), [row for row in rows if row[0] not in refused])
         if fault == "killed after":
             world._kill_driver()
             raise Killed
+        return refused
 
     def load(self, problem: str) -> tuple[list[Reply], Close | None]:
         replies, close = super().load(problem)
