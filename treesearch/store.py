@@ -12,9 +12,8 @@ import fcntl
 import os
 import socket
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -32,6 +31,7 @@ CREATE TABLE IF NOT EXISTS replies (problem TEXT, k INTEGER, body BLOB, PRIMARY 
 CREATE TABLE IF NOT EXISTS closes (problem TEXT PRIMARY KEY, body BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leases (problem TEXT PRIMARY KEY, epoch INTEGER) WITHOUT ROWID;
 """
+PATIENCE = 60.0  # seconds for another connection's commit
 CHECKED = 256 << 20  # bytes; a larger journal is checked before use only if its last run was killed
 Row = tuple[str, int, Reply | Close, int]  # problem id, replies of it before this, what, epoch of the writer's lease
 
@@ -46,44 +46,51 @@ class Store:
         self.path = path
         self.notes: list[str] = []
         self.refused = 0  # rows of older leases
-        self._suspect = False  # damage was met: the next run looks closer
-        self._turn = threading.RLock()  # a commit in one thread, a lease or a journal that is read in another
+        self._suspect = True  # until it is open, and where damage was met: the next run looks closer
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock, killed = _lock(path.with_suffix(".lock"))
-        try:
-            self._open(killed)
-            self._identify(identity, models or {})
-        except sqlite3.Error as error:
-            self._give_up()
-            raise _cannot_open(path, error) from error
-        except BaseException:
-            self._give_up()
-            raise
+        with ExitStack() as files:
+            self._lock, killed = _lock(path.with_suffix(".lock"))
+            files.callback(self._unlock)
+            try:
+                self._check(killed)
+                # one commits, in a thread; the other is asked meanwhile
+                self._db, self._front = (files.enter_context(closing(self._connect())) for _ in range(2))
+                self._choose_journal()
+                self._db.executescript(SCHEMA)
+                self._identify(identity, models or {})
+            except sqlite3.Error as error:
+                raise _cannot_open(path, error) from error
+            self._suspect, self._files = False, files.pop_all()
 
     @classmethod
     def open(cls, path: Path, identity: str, models: Mapping[str, str] | None = None) -> Store:
         """`identity` is a digest of all that changes replies: search, sampling, seed; `models`: of weights, by name."""
         return cls(path, identity, models)
 
-    def _open(self, killed: bool) -> None:
-        kind = file_system(self.path.parent, read_mounts())
-        there = self.path.exists()
-        if killed and there and not on_network(kind) and not _beside(self.path, "-wal").exists():
-            self.notes.append(f"{self.path}-wal is gone, and the last run was killed: what it held is searched again")
-        if there and (killed or self.path.stat().st_size <= CHECKED) and (found := damage(self.path)) is not None:
+    def _check(self, killed: bool) -> None:
+        """Mend what is there, if it is damaged."""
+        if not self.path.exists():
+            return
+        wal = self.path.with_name(self.path.name + "-wal")
+        if killed and not self._on_network() and not wal.exists():
+            self.notes.append(f"{wal} is gone, and the last run was killed: replies that it held are asked again")
+        if (killed or self.path.stat().st_size <= CHECKED) and (found := damage(self.path)) is not None:
             self.notes.append(salvage(self.path, found, SCHEMA))
-        self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
-        self._choose_journal(kind)
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(SCHEMA)
 
-    def _choose_journal(self, kind: str) -> None:
+    def _on_network(self) -> bool:
+        return on_network(file_system(self.path.parent, read_mounts()))
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=PATIENCE, check_same_thread=False, isolation_level=None)
+        db.execute("PRAGMA synchronous=NORMAL")
+        return db
+
+    def _choose_journal(self) -> None:
         """A write-ahead log where there is shared memory for it; on a network file system SQLite's rollback journal."""
-        if not on_network(kind):
-            mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-            if mode == "wal":
-                return
+        if not self._on_network() and self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
+            return
         self._db.execute("PRAGMA journal_mode=DELETE")
+        kind = file_system(self.path.parent, read_mounts())
         self.notes.append(f"{self.path} lies on {kind}: written without a write-ahead log, which is slower")
 
     def _identify(self, identity: str, models: Mapping[str, str]) -> None:
@@ -120,8 +127,8 @@ class Store:
     def lease(self, problem: str) -> int:
         """A new epoch for whoever is given the problem: from now on rows of an older one are refused."""
         query = "INSERT INTO leases VALUES (?, 1) ON CONFLICT DO UPDATE SET epoch = epoch + 1 RETURNING epoch"
-        with self._errors():
-            ((epoch,),) = self._db.execute(query, (problem,)).fetchall()
+        with self._errors(self._front):
+            ((epoch,),) = self._front.execute(query, (problem,)).fetchall()
         return int(epoch)
 
     def commit(self, rows: Iterable[Row]) -> frozenset[str]:
@@ -133,7 +140,7 @@ class Store:
                 replies.append((problem, k, pack_reply(what), epoch))
             else:
                 closes.append((problem, pack_close(what, k), epoch))
-        with self._errors():
+        with self._errors(self._db):
             self._db.execute("BEGIN IMMEDIATE")
             stale = {(p, epoch) for p, epoch in epochs if self._epoch(p) != epoch}
             self._db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)",
@@ -157,18 +164,14 @@ class Store:
         return None if row is None else row[0]
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, db: sqlite3.Connection) -> Iterator[None]:
         """What SQLite cannot write as a RunError, with nothing half written."""
         try:
-            with self._turn:
-                try:
-                    yield
-                except sqlite3.Error:
-                    with suppress(sqlite3.Error):  # some errors have rolled back already, and a dead disk refuses
-                        self._db.execute("ROLLBACK")
-                    raise
+            yield
         except sqlite3.Error as error:
             self._note_damage(error)
+            with suppress(sqlite3.Error):  # some errors have rolled back already, and a dead disk refuses
+                db.execute("ROLLBACK")
             raise RunError(
                 f"cannot write {self.path}: {error}; what was committed is safe, run again to go on"
             ) from error
@@ -182,9 +185,8 @@ class Store:
         """The journal of one problem: its replies in delivery order, and how it ended if it did."""
         query = "SELECT k, body FROM replies WHERE problem = ? ORDER BY k"
         try:
-            with self._turn:
-                rows = self._db.execute(query, (problem,)).fetchall()
-                end = self._db.execute("SELECT body FROM closes WHERE problem = ?", (problem,)).fetchone()
+            rows = self._front.execute(query, (problem,)).fetchall()
+            end = self._front.execute("SELECT body FROM closes WHERE problem = ?", (problem,)).fetchone()
         except sqlite3.Error as error:
             self._note_damage(error)
             raise JournalError(
@@ -199,21 +201,18 @@ class Store:
             return replies, None if end is None else unpack_close(end[0], len(replies))
         except FrameError as error:
             self.notes.append(f"problem {problem}: {error}; going on from the {len(replies)} replies before it")
-            with self._errors():
-                self._db.execute("DELETE FROM replies WHERE problem = ? AND k >= ?", (problem, len(replies)))
-                self._db.execute("DELETE FROM closes WHERE problem = ?", (problem,))
+            with self._errors(self._front):
+                self._front.execute("DELETE FROM replies WHERE problem = ? AND k >= ?", (problem, len(replies)))
+                self._front.execute("DELETE FROM closes WHERE problem = ?", (problem,))
             return replies, None
 
     def close(self) -> None:
-        """Close the files; the lock stays with its owner's name in it, as after a kill, where damage was met."""
-        self._db.close()
+        self._files.close()
+
+    def _unlock(self) -> None:
+        """Give the folder free; its last owner's name is left there, as after a kill, where damage was met."""
         if not self._suspect:
             self._lock.truncate(0)
-        self._lock.close()
-
-    def _give_up(self) -> None:
-        if hasattr(self, "_db"):
-            self._db.close()
         self._lock.close()
 
 
@@ -236,10 +235,6 @@ def _lock(path: Path) -> tuple[IO[str], bool]:
     handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
     handle.flush()
     return handle, killed
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
 
 
 def _cannot_open(path: Path, error: sqlite3.Error) -> RunError:
