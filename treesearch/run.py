@@ -326,6 +326,8 @@ class _Run:
     async def go(self, driver: Driver, todo: Todo | None) -> Summary:
         """The whole run; the summary is written however it ends."""
         try:
+            for half in self.out.glob("*.part"):  # of a file that a killed run was writing
+                half.unlink()
             replace_file(self.out / "config.yaml", _yaml(self.config.resolved()))
             self.results.open()
             tally = self.results.tally
