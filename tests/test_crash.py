@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def crash_everywhere(search: str, asked: Path, tmp_path: Path, monkeypatch: pyte
 def test_a_crash_after_a_durable_write_changes_nothing(
     search: str, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert crash_everywhere(search, asked, tmp_path, monkeypatch, each=17) >= 40
+    assert crash_everywhere(search, asked, tmp_path, monkeypatch, each=29) >= 40
 
 
 @pytest.mark.slow
@@ -178,7 +179,9 @@ def kills(tmp_path: Path, count: int, seed: int) -> None:
 
 
 def _size(out: Path) -> int:
-    return sum(path.stat().st_size for path in out.glob("run.db*")) if out.exists() else 0
+    with suppress(FileNotFoundError):  # the log goes with the process that closes it
+        return sum(path.stat().st_size for path in out.glob("run.db*"))
+    return 0
 
 
 @pytest.mark.slow

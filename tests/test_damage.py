@@ -162,7 +162,7 @@ def damage_the_file(folder: Path, tmp_path: Path, cases: int, wal: bool) -> None
 
 @pytest.mark.parametrize("wal", [False, True])
 def test_a_damaged_file_is_refused_or_gives_prefixes(folder: Path, tmp_path: Path, wal: bool):
-    damage_the_file(folder, tmp_path, 45, wal)
+    damage_the_file(folder, tmp_path, 24, wal)
 
 
 @pytest.mark.slow
