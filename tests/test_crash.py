@@ -106,7 +106,9 @@ def crash_everywhere(search: str, asked: Path, tmp_path: Path, monkeypatch: pyte
         asyncio.run(run(given, point))
         assert lines(point) == wanted, f"{search}: other results after {point.name} of {len(copies)} writes"
         assert trees(given, point)[0] == tree, f"{search}: another tree after {point.name} of {len(copies)} writes"
-    print(f"{search}: {nodes} nodes in 3 trees, {len(copies)} durable writes, resumed after {len(copies[::each])}, all equal")
+    print(
+        f"{search}: {nodes} nodes in 3 trees, {len(copies)} durable writes, resumed after {len(copies[::each])}, all equal"
+    )
     return len(copies)
 
 
@@ -145,7 +147,15 @@ def test_rows_are_committed_before_their_line_is_written(asked: Path, tmp_path: 
 def command(out: str) -> list[str]:
     sets = ["problems=set.jsonl", "search={type: mcts, simulations: 24, parallel: 4}", "engine.trees=6", "scorer=simulated",
             "task=plain", "proposer={type: simulated, steps: 4, base_ms: 12, failures: 0.05}"]  # fmt: skip
-    return [sys.executable, "-m", "treesearch", "run", "--out", out, *(part for text in sets for part in ("--set", text))]
+    return [
+        sys.executable,
+        "-m",
+        "treesearch",
+        "run",
+        "--out",
+        out,
+        *(part for text in sets for part in ("--set", text)),
+    ]
 
 
 def kills(tmp_path: Path, count: int, seed: int) -> None:
@@ -199,7 +209,9 @@ def test_of_twenty_processes_on_one_folder_one_runs_and_names_itself_to_the_othe
     codes = {process.pid: process.returncode for process in processes}
     (winner,) = (pid for pid, code in codes.items() if code == 0)
     losers = [text for pid, text in said.items() if pid != winner]
-    assert all(f"in use by another run (pid {winner} on " in text and "Traceback" not in text for text in losers), losers
+    assert all(f"in use by another run (pid {winner} on " in text and "Traceback" not in text for text in losers), (
+        losers
+    )
     assert set(codes.values()) == {0, 1} and len(lines(tmp_path / "out")) == 300
 
 

@@ -151,12 +151,16 @@ def damage_the_file(folder: Path, tmp_path: Path, cases: int, wal: bool) -> None
             for problem, (replies, close) in found.items():
                 assert replies == whole[problem][0][: len(replies)], f"seed {SEED}, case {case}"
                 assert close is None or (replies, close) == whole[problem], f"seed {SEED}, case {case}"
-            assert found == whole or notes or wal, f"seed {SEED}, case {case}: something is missing, and nothing is said"
+            assert found == whole or notes or wal, (
+                f"seed {SEED}, case {case}: something is missing, and nothing is said"
+            )
             cut_short += found != whole
             unharmed += found == whole
         shutil.rmtree(out)
     kind = "its write-ahead log" if wal else "run.db"
-    print(f"seed {SEED}: {cases} damages of {kind}: {unharmed} harmless, {cut_short} exact prefixes, {refusals} refused")
+    print(
+        f"seed {SEED}: {cases} damages of {kind}: {unharmed} harmless, {cut_short} exact prefixes, {refusals} refused"
+    )
     assert cut_short > cases / 10
 
 
@@ -247,7 +251,9 @@ def test_damaged_views_are_made_anew_from_the_journal(folder: Path, tmp_path: Pa
         assert any(told in text for text in said), (name, said)
         assert lines(out) == wanted and (out / "config.yaml").read_bytes() == before["config.yaml"], name
         found = json.loads((out / "summary.json").read_text())
-        assert {**found, "seconds": 0, "tokens_per_second": 0} == {**summary, "seconds": 0, "tokens_per_second": 0}, name
+        assert {**found, "seconds": 0, "tokens_per_second": 0} == {**summary, "seconds": 0, "tokens_per_second": 0}, (
+            name
+        )
 
 
 def test_halves_of_files_that_were_being_written_do_no_harm(folder: Path, tmp_path: Path):

@@ -13,11 +13,11 @@ from treesearch.manager import Manager
 from treesearch.types import Expansion, Job, Problem, digest
 
 SEED = 7
-SHARED = {  # some 500 replies each, of several searches at once
-    "sample": (SEARCHES["sample"](n=64, parallel=16), 8),
-    "beam": (SEARCHES["beam"](beams=8, branch=4), 16),
-    "mcts": (SEARCHES["mcts"](simulations=48, parallel=12, branch=3), 7),
-    "ab_mcts": (SEARCHES["ab_mcts"](simulations=96), 5),
+SHARED = {  # some 500 replies each, of several searches at once; and how many of 10,000 orders
+    "sample": (SEARCHES["sample"](n=64, parallel=16), 8, 5_000),
+    "beam": (SEARCHES["beam"](beams=8, branch=4), 16, 3_000),
+    "mcts": (SEARCHES["mcts"](simulations=48, parallel=12, branch=3), 7, 1_000),
+    "ab_mcts": (SEARCHES["ab_mcts"](simulations=96), 5, 1_000),
 }
 
 
@@ -51,14 +51,16 @@ def grown(search: Search, asked: list[Problem], replies: dict[str, Expansion], r
 
 
 def permuted(name: str, count: int) -> None:
-    search, of = SHARED[name]
+    search, of, _ = SHARED[name]
     asked, replies, hashes, came, again = problems(of), {}, set(), 0, 0
     for seed in range(count):
         found, replied, repeated = grown(search, asked, replies, random.Random(f"{SEED} {seed}") if seed else None)
         hashes.add(found)
         came, again = came + replied, again + repeated
         assert len(hashes) == 1, f"{name}: another tree with seed {SEED} {seed}"
-    print(f"{name}: {count:,} orders of {len(replies)} replies, {came:,} arrivals, {again:,} of them again: one tree hash")
+    print(
+        f"{name}: {count:,} orders of {len(replies)} replies, {came:,} arrivals, {again:,} of them again: one tree hash"
+    )
     assert again > came / 10
 
 
@@ -70,4 +72,4 @@ def test_replies_in_any_order_and_again_grow_one_tree(name: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED)
 def test_ten_thousand_orders_grow_one_tree(name: str):
-    permuted(name, 2_500)
+    permuted(name, SHARED[name][2])

@@ -51,9 +51,7 @@ def interrupted(folder: Path, sign: signal.Signals) -> tuple[float, int, str]:
     return seconds, run.wait(30), said
 
 
-@pytest.mark.parametrize(
-    "sign", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_stops_the_run_which_then_resumes_to_the_results_of_a_whole_one(folder: Path, sign: signal.Signals):
     seconds, code, said = interrupted(folder, sign)
     assert code == 130 and seconds < AT_ONCE

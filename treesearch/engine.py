@@ -27,6 +27,7 @@ from treesearch.tasks.base import Task
 from treesearch.tasks.readers import has_answer
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
 
+GROUP = 0.005  # seconds in which replies gather for one commit: many share its cost, and no more are lost by a kill
 MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
 
 
@@ -332,6 +333,7 @@ class Engine:
         """Commit what waits, in groups, off the loop."""
         try:
             while self._rows and not self._broken:
+                await asyncio.sleep(GROUP)
                 rows, self._rows = self._rows, []
                 committed, self._committed = self._committed, None
                 for problem_id in await self._append(rows):
@@ -362,6 +364,8 @@ class Engine:
 
     def _drop(self, problem_id: str) -> None:
         """Somebody else has been given this problem: its search ends, and has no answer here."""
+        if problem_id not in self._unpublished:  # rows of it were on their way when it was dropped
+            return
         self._dropped.add(problem_id)
         self._apply(problem_id, self.manager.cancel(problem_id, "cancelled"))
 

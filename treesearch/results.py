@@ -219,7 +219,7 @@ def _is_row(row: Any) -> bool:
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion (Wilson 1927, without continuity correction); (0, 1) where nothing was counted."""
+    """The 95 % Wilson score interval of a proportion (Wilson 1927); (0, 1) where nothing was counted."""
     if total == 0:
         return 0.0, 1.0
     z, p = NormalDist().inv_cdf(0.975), correct / total  # scipy's takes a second to import, while Ctrl-C waits for it

@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -96,7 +96,8 @@ class Todo:
         return chain((self.first,), self.rest)
 
     def close(self) -> None:
-        if isinstance(self.rest, Ahead):
+        """Close the file that is read, whatever is left of it."""
+        if isinstance(self.rest, Ahead | Generator):
             self.rest.close()
 
 

@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS leases (problem TEXT PRIMARY KEY, epoch INTEGER) WITH
 """
 PATIENCE = 60.0  # seconds for another connection's commit
 CHECKED = 256 << 20  # bytes; a larger journal is checked before use only if its last run was killed
+OWNER, DAMAGED = "pid", "damaged\n"  # what the lock's file begins with: a run that lives or was killed; one that saw damage
 Row = tuple[str, int, Reply | Close, int]  # problem id, replies of it before this, what, epoch of the writer's lease
 
 
@@ -49,10 +50,10 @@ class Store:
         self._suspect = True  # until it is open, and where damage was met: the next run looks closer
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:
-            self._lock, killed = _lock(path.with_suffix(".lock"))
+            self._lock, left = _lock(path.with_suffix(".lock"))
             files.callback(self._unlock)
             try:
-                self._check(killed)
+                self._check(left)
                 # one commits, in a thread; the other is asked meanwhile
                 self._db, self._front = (files.enter_context(closing(self._connect())) for _ in range(2))
                 self._choose_journal()
@@ -67,14 +68,14 @@ class Store:
         """`identity` is a digest of all that changes replies: search, sampling, seed; `models`: of weights, by name."""
         return cls(path, identity, models)
 
-    def _check(self, killed: bool) -> None:
-        """Mend what is there, if it is damaged."""
+    def _check(self, left: str) -> None:
+        """Mend what is there, if it is damaged. `left`: what the last run left in the lock's file."""
         if not self.path.exists():
             return
         wal = self.path.with_name(self.path.name + "-wal")
-        if killed and not self._on_network() and not wal.exists():
+        if left.startswith(OWNER) and not self._on_network() and not wal.exists():
             self.notes.append(f"{wal} is gone, and the last run was killed: replies that it held are asked again")
-        if (killed or self.path.stat().st_size <= CHECKED) and (found := damage(self.path)) is not None:
+        if (left or self.path.stat().st_size <= CHECKED) and (found := damage(self.path)) is not None:
             self.notes.append(salvage(self.path, found, SCHEMA))
 
     def _on_network(self) -> bool:
@@ -210,14 +211,14 @@ class Store:
         self._files.close()
 
     def _unlock(self) -> None:
-        """Give the folder free; its last owner's name is left there, as after a kill, where damage was met."""
-        if not self._suspect:
-            self._lock.truncate(0)
+        """Give the folder free, and let the next run know of damage. A kill leaves the owner's name."""
+        self._lock.truncate(0)
+        self._lock.write(DAMAGED if self._suspect else "")
         self._lock.close()
 
 
-def _lock(path: Path) -> tuple[IO[str], bool]:
-    """An exclusive lock on the run's folder, naming its owner to whoever comes second; and whether the last was killed."""
+def _lock(path: Path) -> tuple[IO[str], str]:
+    """An exclusive lock on the run's folder, naming its owner to whoever comes second; and what was left in its file."""
     handle = open(path, "a+")  # noqa: SIM115 (held as long as the store lives)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -230,11 +231,11 @@ def _lock(path: Path) -> tuple[IO[str], bool]:
         handle.close()
         raise RunError(f"{path} cannot be locked ({error.strerror}): use an --out on a local disk") from error
     handle.seek(0)
-    killed = bool(handle.read())
+    left = handle.read()
     handle.truncate(0)
-    handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+    handle.write(f"{OWNER} {os.getpid()} on {socket.gethostname()}\n")
     handle.flush()
-    return handle, killed
+    return handle, left
 
 
 def _cannot_open(path: Path, error: sqlite3.Error) -> RunError:
