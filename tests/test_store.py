@@ -222,3 +222,12 @@ def test_where_no_write_ahead_log_can_be_the_journal_is_slower_and_says_so(
     write(store, journal)
     assert "without a write-ahead log" in store.notes[0] and store.load("p0") == (journal, None)
     store.close()
+
+
+def test_a_large_file_that_is_no_journal_is_refused_without_being_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treesearch.store.CHECKED", 0)
+    (tmp_path / "run.db").write_text("not a database" * 1000)
+    with pytest.raises(JournalError, match="not a journal: move it away"):
+        Store.open(tmp_path / "run.db", "a")

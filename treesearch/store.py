@@ -33,7 +33,10 @@ CREATE TABLE IF NOT EXISTS leases (problem TEXT PRIMARY KEY, epoch INTEGER) WITH
 """
 PATIENCE = 60.0  # seconds for another connection's commit
 CHECKED = 256 << 20  # bytes; a larger journal is checked before use only if its last run was killed
-OWNER, DAMAGED = "pid", "damaged\n"  # what the lock's file begins with: a run that lives or was killed; one that saw damage
+OWNER, DAMAGED = (
+    "pid",
+    "damaged\n",
+)  # what the lock's file begins with: a run that lives or was killed; one that saw damage
 Row = tuple[str, int, Reply | Close, int]  # problem id, replies of it before this, what, epoch of the writer's lease
 
 
@@ -212,9 +215,9 @@ class Store:
 
     def _unlock(self) -> None:
         """Give the folder free, and let the next run know of damage. A kill leaves the owner's name."""
-        self._lock.truncate(0)
-        self._lock.write(DAMAGED if self._suspect else "")
-        self._lock.close()
+        with suppress(OSError), self._lock:  # on a full disk the name stays, which is as good
+            self._lock.truncate(0)
+            self._lock.write(DAMAGED if self._suspect else "")
 
 
 def _lock(path: Path) -> tuple[IO[str], str]:
