@@ -288,16 +288,20 @@ class Cluster:
     async def _serve(self, manager: _Manager) -> None:
         """Bring it problems and acknowledgements, commit its rows, take its lines, until nothing is left to do."""
         committed, want = 0, 1
+        refused: list[str] = []
         while not self._done():
             problems = [await self._handed(manager, problem) for problem in self._next(want)]
             self._calls += 1
             async with asyncio.timeout(self.config.cluster.silence):  # unlike wait_for, it never swallows an interrupt
-                reply = unseal(await manager.handle.poll.remote(seal([committed, problems])))
+                reply = unseal(await manager.handle.poll.remote(seal([committed, refused, problems])))
             batch, rows, lines, want, manager.stats, lost, error = reply
+            refused = []
             if rows:
                 async with self._writing:
-                    await asyncio.to_thread(self.store.append, [_unpacked(row) for row in rows])
+                    refused = sorted(await asyncio.to_thread(self.store.commit, [_unpacked(row) for row in rows]))
             committed = batch
+            for problem_id in refused:
+                manager.held.pop(problem_id, None)  # another has it
             for line in lines:
                 if manager.held.pop(line["id"], None) is not None:
                     self._out.put_nowait(line)
@@ -334,12 +338,14 @@ class Cluster:
             self._unread = None if self._unread is None else self._unread - 1
         return problem
 
-    async def _handed(self, manager: _Manager, problem: Problem) -> tuple[Any, list[bytes], bytes | None]:
-        """The problem with what is journalled of it."""
+    async def _handed(self, manager: _Manager, problem: Problem) -> tuple[Any, int, list[bytes], bytes | None]:
+        """The problem with the epoch of its new lease and what is journalled of it."""
         manager.held[problem.id] = problem
         async with self._writing:
+            epoch = self.store.lease(problem.id)
             replies, close = self.store.load(problem.id)
-        return problem_row(problem), [pack_reply(r) for r in replies], None if close is None else pack_close(close)
+        end = None if close is None else pack_close(close, len(replies))
+        return problem_row(problem), epoch, [pack_reply(reply) for reply in replies], end
 
 
 def _locked(bundles: Sequence[Bundle]) -> list[tuple[Bundle, Slot, asyncio.Lock]]:
@@ -357,8 +363,8 @@ async def _awaited(ref: Any) -> Any:
 
 
 def _unpacked(row: Sequence[Any]) -> Committed:
-    problem, k, is_reply, frame = row
-    return problem, k, unpack_reply(frame) if is_reply else unpack_close(frame)
+    problem, k, is_reply, frame, epoch = row
+    return problem, k, unpack_reply(frame) if is_reply else unpack_close(frame, k), epoch
 
 
 def _kill(actor: Any) -> None:

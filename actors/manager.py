@@ -2,8 +2,8 @@
 
 The driver keeps one call open here (`poll`). It brings problems with their journals and says what is committed; it is
 answered with replies to commit, finished lines, and what the driver must know. An answer leaves only after the replies
-behind it are committed. Rows come only as the answer to the driver's own call, so a manager it has given up cannot
-write; its problems are searched on by another from the journal.
+behind it are committed. A manager that was given up cannot write: rows come only as the answer to the driver's own call,
+and carry the epoch of the lease under which the problem was handed out. A problem whose rows are refused is dropped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -48,18 +48,22 @@ class Ledger:
     def __init__(self, ring: Callable[[], None]) -> None:
         self.ring = ring  # tells, from any thread, that there is something to send
         self.notes: list[str] = []
-        self.given: dict[str, tuple[list[Reply], Close | None]] = {}
+        self.given: dict[str, tuple[int, list[Reply], Close | None]] = {}  # epoch of the lease, journal, end
         self._lock = threading.Lock()
-        self._waiting: dict[int, tuple[list[Any], Future[None]]] = {}  # batch number -> rows, committed
+        self._waiting: dict[int, tuple[list[Any], Future[Collection[str]]]] = {}  # batch number -> rows, committed
         self._count = self._sent = 0
 
-    def load(self, problem_id: str) -> tuple[list[Reply], Close | None]:
-        return self.given.pop(problem_id)
+    def lease(self, problem_id: str) -> int:
+        return self.given[problem_id][0]
 
-    def append(self, rows: Iterable[Row]) -> Future[None]:
+    def load(self, problem_id: str) -> tuple[list[Reply], Close | None]:
+        _, replies, close = self.given.pop(problem_id)
+        return replies, close
+
+    def append(self, rows: Iterable[Row]) -> Future[Collection[str]]:
         """Done when the driver has committed the rows. Called from the engine's writer thread."""
         packed = [_packed(row) for row in rows]
-        committed: Future[None] = Future()
+        committed: Future[Collection[str]] = Future()
         with self._lock:
             self._count += 1
             self._waiting[self._count] = packed, committed
@@ -73,12 +77,12 @@ class Ledger:
             self._sent = self._count
         return self._sent, [row for rows in new for row in rows]
 
-    def acknowledge(self, number: int) -> None:
-        """All batches up to this one are committed."""
+    def acknowledge(self, number: int, refused: Collection[str]) -> None:
+        """All batches up to this one are committed, but for rows of problems that somebody else has been given."""
         with self._lock:
-            done = [self._waiting.pop(n)[1] for n in sorted(self._waiting) if n <= number]
-        for committed in done:
-            committed.set_result(None)
+            done = [self._waiting.pop(n) for n in sorted(self._waiting) if n <= number]
+        for rows, committed in done:
+            committed.set_result({row[0] for row in rows} & set(refused))
 
     def close(self) -> None:
         with self._lock:
@@ -188,8 +192,8 @@ class TreeManager:
 
     async def poll(self, frame: bytes) -> bytes:
         """Take problems and acknowledgements; give what there is to tell, within half a second."""
-        committed, problems = unseal(frame)
-        self.ledger.acknowledge(committed)
+        committed, refused, problems = unseal(frame)
+        self.ledger.acknowledge(committed, refused)
         self._take(problems)
         if self._search is None:
             self._loop = asyncio.get_running_loop()
@@ -235,10 +239,11 @@ class TreeManager:
         })  # fmt: skip
 
     def _take(self, problems: Sequence[Any]) -> None:
-        for row, replies, close in problems:
+        for row, epoch, replies, close in problems:
             problem = Problem(*row)
             journal = [unpack_reply(reply) for reply in replies]
-            self.ledger.given[problem.id] = journal, unpack_close(close) if close is not None else None
+            end = None if close is None else unpack_close(close, len(journal))
+            self.ledger.given[problem.id] = epoch, journal, end
             self.feed.waiting.append(problem)
         if problems:
             self.engine.admit()
@@ -261,7 +266,7 @@ class TreeManager:
             self._ring()
 
 
-def _packed(row: Row) -> tuple[str, int, bool, bytes]:
-    """(problem id, k, whether it is a reply, frame)"""
-    problem, k, what = row
-    return (problem, k, True, pack_reply(what)) if isinstance(what, Reply) else (problem, k, False, pack_close(what))
+def _packed(row: Row) -> tuple[str, int, bool, bytes, int]:
+    """(problem id, k, whether it is a reply, frame, epoch)"""
+    problem, k, what, epoch = row
+    return problem, k, *((True, pack_reply(what)) if isinstance(what, Reply) else (False, pack_close(what, k))), epoch

@@ -13,7 +13,7 @@ FLOORS = [
     {"types", "errors"},
     {"tree", "answers", "tasks"},
     {"algorithms"},
-    {"forms", "manager", "wire", "mounts", "store", "dispatch"},
+    {"forms", "manager", "wire", "mounts", "salvage", "store", "dispatch"},
     {"backends", "models", "checker", "workers"},
     {"pool", "engine", "config", "problems", "progress", "results", "run"},
     {"actors"},

@@ -209,3 +209,30 @@ def test_an_item_that_nobody_wants_is_not_tried_again() -> None:
 
     asyncio.run(main())
     assert len(calls) == 1
+
+
+def test_an_item_that_is_cancelled_in_the_moment_it_is_sent_gives_its_slot_back() -> None:
+    async def main() -> None:
+        pool = Pool()
+        waiting = asyncio.create_task(pool.run("a", "a"))
+        await asyncio.sleep(0)
+        Mortal(pool, credits=1)  # sends it; its task does not know yet
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await pool.run("b", "b") == "reply b"
+
+    asyncio.run(main())
+
+
+def test_a_pool_that_is_shut_ends_who_waits_and_minds_nobody_who_was_cancelled() -> None:
+    async def main() -> None:
+        pool = Pool()
+        waiting = [asyncio.create_task(pool.run(name, name)) for name in "abc"]
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+        pool.shut(RunError("none is left"))
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(error) for error in found] == [RunError, asyncio.CancelledError, RunError]
+
+    asyncio.run(main())

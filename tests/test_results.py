@@ -16,8 +16,9 @@ from treesearch.types import Problem, digest
 
 def row(name: str, question: str = "q", **more: Any) -> dict[str, Any]:
     tokens = {"generated": 3, "scored": 2, "wasted": 1}
-    return {"id": name, "question": question, "correct": True, "candidates": [], "tokens": tokens, "expansions": 1,
-            "stopped": "finished", **more}  # fmt: skip
+    return {"id": name, "question": question, "reference": None, "answer": "1", "correct": True, "score": 1.0, "text": "1",
+            "candidates": [], "tokens": tokens, "expansions": 1, "seconds": 0.1, "stopped": "finished", "error": None,
+            "seed": 0, **more}  # fmt: skip
 
 
 def write(folder: Path, *lines: dict[str, Any] | str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 
 import treesearch as ts
 from tests.specs import Calls, KeyedProposer, KeyedScorer, install
@@ -158,6 +159,9 @@ def test_the_wilson_interval_has_the_published_value():
     low, high = wilson(4, 100)
     assert math.isclose(low, 0.01566, abs_tol=1e-4) and math.isclose(high, 0.09837, abs_tol=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
+    for correct, total in ((0, 1), (1, 1), (0, 500), (500, 500), (3, 7), (99, 100)):
+        theirs = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
+        assert wilson(correct, total) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_a_plain_line_comes_every_ten_seconds_and_says_what_is_left():

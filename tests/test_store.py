@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,13 @@ def journal() -> list[Reply]:
     return (
         World(Manager(SEARCHES["beam"](beams=2, branch=2), seed=1), 4, 0, failures=0.1).run(problems(1)).journal["p0"]
     )
+
+
+def write(store: Store, journal: Sequence[Reply], close: Close | None = None, problem: str = "p0") -> None:
+    epoch = store.lease(problem)
+    store.append([(problem, k, reply, epoch) for k, reply in enumerate(journal)])
+    if close is not None:
+        store.append([(problem, len(journal), close, epoch)])
 
 
 def test_a_reply_survives_the_round_trip_bit_for_bit(journal: list[Reply]) -> None:
@@ -43,8 +52,7 @@ def test_every_flipped_bit_is_noticed(journal: list[Reply]) -> None:
 
 def test_what_was_appended_is_loaded_in_order(tmp_path: Path, journal: list[Reply]) -> None:
     store = Store.open(tmp_path / "run.db", "a")
-    store.append([("p0", k, reply) for k, reply in enumerate(journal)])
-    store.append([("p0", 0, Close("finished", 1.5, None))])
+    write(store, journal, Close("finished", 1.5, None))
     store.close()
     again = Store.open(tmp_path / "run.db", "a")
     assert again.load("p0") == (journal, Close("finished", 1.5, None))
@@ -54,8 +62,7 @@ def test_what_was_appended_is_loaded_in_order(tmp_path: Path, journal: list[Repl
 
 def test_a_damaged_reply_ends_the_journal_there_and_is_named(tmp_path: Path, journal: list[Reply]) -> None:
     store = Store.open(tmp_path / "run.db", "a")
-    store.append([("p0", k, reply) for k, reply in enumerate(journal)])
-    store.append([("p0", 0, Close("finished", 1.5, 0))])
+    write(store, journal, Close("finished", 1.5, 0))
     store.close()
     db = sqlite3.connect(tmp_path / "run.db")
     db.execute("UPDATE replies SET body = substr(body, 1, length(body) - 1) WHERE k = 2")
@@ -92,7 +99,135 @@ def test_on_a_network_file_system_there_is_no_write_ahead_log(
 ) -> None:
     monkeypatch.setattr("treesearch.store.read_mounts", lambda: f"server:/x {tmp_path} nfs4 rw 0 0\n")
     store = Store.open(tmp_path / "run.db", "a")
-    store.append([("p0", k, reply) for k, reply in enumerate(journal)])
+    write(store, journal)
     assert "nfs4" in store.notes[0] and not (tmp_path / "run.db-wal").exists()
     assert store.load("p0") == (journal, None)
     store.close()
+
+
+def test_rows_of_an_older_lease_are_refused_and_counted(tmp_path: Path, journal: list[Reply]) -> None:
+    store = Store.open(tmp_path / "run.db", "a")
+    old, other = store.lease("p0"), store.lease("p1")
+    new = store.lease("p0")
+    assert new > old
+    rows = [("p0", 0, journal[0], old), ("p1", 0, journal[0], other), ("p0", 1, Close("finished", 1.0, 0), old)]
+    assert store.commit(rows) == {"p0"} and store.refused == 2
+    assert store.load("p0") == ([], None) and store.load("p1") == (journal[:1], None)
+    assert store.commit([("p0", 0, journal[0], new)]) == frozenset()
+    assert store.commit([("p2", 0, journal[0], 1)]) == {"p2"}, "nobody took this lease"
+    with pytest.raises(RunError, match=r"another process has gone on with .*'p0'"):
+        store.append([("p0", 1, journal[1], old)])
+    store.close()
+
+
+def test_epochs_go_on_over_restarts(tmp_path: Path) -> None:
+    found = []
+    for _ in range(3):
+        store = Store.open(tmp_path / "run.db", "a")
+        found.append(store.lease("p0"))
+        store.close()
+    assert found == [1, 2, 3]
+
+
+def test_an_end_that_says_more_replies_than_there_are_does_not_count(tmp_path: Path, journal: list[Reply]) -> None:
+    store = Store.open(tmp_path / "run.db", "a")
+    write(store, journal[:3], None)
+    store.append([("p0", 5, Close("finished", 1.0, 0), 1)])
+    assert store.load("p0") == (journal[:3], None)
+    assert store.notes == [
+        "problem p0: it ended after 5 replies, of which 3 are here; going on from the 3 replies before it"
+    ]
+    store.close()
+
+
+def test_a_lost_reply_in_the_middle_is_named(tmp_path: Path, journal: list[Reply]) -> None:
+    store = Store.open(tmp_path / "run.db", "a")
+    epoch = store.lease("p0")
+    store.append([("p0", k, journal[k], epoch) for k in (0, 1, 3)])
+    assert store.load("p0") == (journal[:2], None) and "reply 2 is missing" in store.notes[0]
+    assert store.load("p0") == (journal[:2], None) and len(store.notes) == 1, "what was dropped is gone"
+    store.close()
+
+
+def test_a_body_that_is_no_bytes_is_damage(tmp_path: Path, journal: list[Reply]) -> None:
+    store = Store.open(tmp_path / "run.db", "a")
+    write(store, journal)
+    store._db.execute("UPDATE replies SET body = 'text' WHERE k = 1")
+    assert store.load("p0") == (journal[:1], None) and "bytes, not str" in store.notes[0]
+    store.close()
+
+
+def test_a_journal_that_goes_bad_under_way_is_looked_at_by_the_next_run(
+    tmp_path: Path, journal: list[Reply], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treesearch.store.CHECKED", 0)  # as if it were too large to be checked each time
+    store = Store.open(tmp_path / "run.db", "a")
+    for k in range(40):
+        write(store, journal, None, f"p{k}")
+    store.close()
+    assert (tmp_path / "run.lock").read_text() == ""
+    data = (tmp_path / "run.db").read_bytes()
+    page = 4096 * (len(data) // 4096 // 2)
+    (tmp_path / "run.db").write_bytes(data[:page] + b"\xff" * 4096 + data[page + 4096 :])
+    store = Store.open(tmp_path / "run.db", "a")
+    with pytest.raises(JournalError, match="cannot be read: database disk image is malformed; run again"):
+        for k in range(40):
+            store.load(f"p{k}")
+    store.close()
+    assert (tmp_path / "run.lock").read_text() == "damaged\n"
+    store = Store.open(tmp_path / "run.db", "a")
+    assert "was damaged" in store.notes[0]
+    found = [store.load(f"p{k}")[0] for k in range(40)]
+    assert all(replies == journal[: len(replies)] for replies in found) and sum(map(len, found)) > 20 * len(journal)
+    store.close()
+
+
+def test_a_folder_that_cannot_be_locked_says_what_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(RunError, match=r"cannot be locked \(No locks available\): use an --out on a local disk"):
+        Store.open(tmp_path / "run.db", "a")
+
+
+def test_a_journal_that_cannot_be_opened_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "run.db").mkdir()
+    with pytest.raises(RunError, match="unable to open database file; nothing was changed") as found:
+        Store.open(tmp_path / "run.db", "a")
+    assert not isinstance(found.value, JournalError)
+
+
+def test_a_disk_that_refuses_the_rollback_too_is_told_as_it_was(tmp_path: Path, journal: list[Reply]) -> None:
+    store = Store.open(tmp_path / "run.db", "a")
+    epoch = store.lease("p0")
+    store._db.execute("DROP TABLE replies")
+    with pytest.raises(RunError, match="no such table: replies; what was committed is safe"):
+        store.append([("p0", 0, journal[0], epoch)])
+    assert not store._db.in_transaction
+    store.close()
+
+
+def test_where_no_write_ahead_log_can_be_the_journal_is_slower_and_says_so(
+    tmp_path: Path, journal: list[Reply], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sqlite3.connect
+
+    class NoShared(sqlite3.Connection):
+        def execute(self, sql: str, *given: object):
+            return super().execute("PRAGMA journal_mode" if sql.endswith("=WAL") else sql, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **b: real(*a, **b, factory=NoShared))
+    store = Store.open(tmp_path / "run.db", "a")
+    write(store, journal)
+    assert "without a write-ahead log" in store.notes[0] and store.load("p0") == (journal, None)
+    store.close()
+
+
+def test_a_large_file_that_is_no_journal_is_refused_without_being_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treesearch.store.CHECKED", 0)
+    (tmp_path / "run.db").write_text("not a database" * 1000)
+    with pytest.raises(JournalError, match="not a journal: move it away"):
+        Store.open(tmp_path / "run.db", "a")

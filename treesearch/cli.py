@@ -6,8 +6,9 @@ Exit codes: 0 done, 1 a run that could not finish (resumable), 2 bad usage or co
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -65,7 +66,7 @@ def run(
         typer.echo(folder)
         shown = progress.for_console(_console(stderr=True))
         drive = _on_ray(ray_address, shown.note) if how else None
-        summary = _run(search(resolved, folder, shown, drive=drive))
+        summary = _run(search(resolved, folder, shown, drive=drive), resume)
         _console().print(report.summary_table(summary, folder.name))
         typer.echo(folder)
 
@@ -114,7 +115,7 @@ def sweep(
             console.print(entry.folder, markup=False, highlight=False)
             return progress.for_console(console)
 
-        rows = _run(sweeps.sweep(entries, out, shown))
+        rows = _run(sweeps.sweep(entries, out, shown), resume)
         _console().print(report.sweep_table(rows))
         typer.echo(out / "sweep.csv")
 
@@ -127,19 +128,42 @@ def _on_ray(address: str | None, say: Callable[[str], None]) -> Drive:
     return lambda config, task, store: cluster.Cluster(config, task, store, say)
 
 
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end; SIGTERM, as Ctrl-C does, stops it between two replies. Raises KeyboardInterrupt then."""
+def _run(work: Coroutine[Any, Any, Result], resume: Sequence[str] = ()) -> Result:
+    """Run to the end. Ctrl-C, SIGTERM or SIGHUP stops it between two replies; a second one ends the process at once.
+
+    Raises KeyboardInterrupt after the first. `resume`: how to go on, for the second.
+    """
+    signals = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    stopped = False
 
     async def main() -> Result:
-        task = asyncio.current_task()
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+        def stop(*_: Any) -> None:
+            nonlocal stopped
+            if stopped:  # what is committed is safe; nothing else is waited for
+                os.write(2, "".join(["\x1b[?25h" if os.isatty(2) else "", "interrupted\n", _how(resume)]).encode())
+                os._exit(130)
+            stopped = True
+            loop.call_soon_threadsafe(task.cancel)
+
+        for number in signals:
+            signal.signal(number, stop)
         return await work
 
+    before = {number: signal.getsignal(number) for number in signals}
     try:
         return asyncio.run(main())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _how(resume: Sequence[str]) -> str:
+    return f"go on with: {resume[0]}\n" if resume else ""
 
 
 @contextmanager
@@ -158,8 +182,8 @@ def _exit_codes() -> Iterator[list[str]]:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         code = 130
-    if code in (1, 130) and resume:
-        typer.echo(f"go on with: {resume[0]}", err=True)
+    if code in (1, 130):
+        typer.echo(_how(resume), err=True, nl=False)
     if code:
         raise typer.Exit(code)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from treesearch.tasks.base import Task
 from treesearch.tasks.readers import has_answer
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
 
+GROUP = 0.005  # seconds in which replies gather for one commit: many share its cost, and no more are lost by a kill
 MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
 
 
@@ -58,10 +59,17 @@ class Stats:
 class Journal(Protocol):
     """Where delivered replies are kept: a `store.Store`, or whoever brings them to one."""
 
+    def lease(self, problem: str) -> int:
+        """The epoch under which rows of this problem are written from now on; those of an older one are refused."""
+        ...
+
     def load(self, problem: str) -> tuple[list[Reply], Close | None]: ...
 
-    def append(self, rows: Sequence[Row]) -> Future[None] | None:
-        """Commit the rows before it returns, or before the future that it returns is done. Called in one thread."""
+    def append(self, rows: Sequence[Row]) -> Future[Collection[str]] | None:
+        """Commit the rows before it returns, or before the future that it returns is done. Called in one thread.
+
+        The future's result: problems that somebody else has been given, so that their rows were refused.
+        """
         ...
 
 
@@ -98,6 +106,8 @@ class Engine:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running: Counter[str] = Counter()  # requests of a problem that have not come back
         self._delivered: Counter[str] = Counter()
+        self._epochs: dict[str, int] = {}  # of the lease on each problem
+        self._dropped: set[str] = set()  # problems that somebody else has been given
         self._unpublished: set[str] = set()
         self._compared: dict[str, dict[str, asyncio.Task[None]]] = {}  # problem -> form -> its comparisons
         self._rows: list[Row] = []
@@ -170,7 +180,7 @@ class Engine:
         if problem.id in self._unpublished:
             raise RunError(f"problem id {problem.id!r} is given twice; ids must differ")
         self._unpublished.add(problem.id)
-        journal, close = self.store.load(problem.id) if self.store else ([], None)
+        journal, close = self._journalled(problem.id)
         outcome = self.manager.open(problem, self.clock(), journal, close)
         self._delivered[problem.id] = len(journal)
         self._count(journal)
@@ -181,6 +191,12 @@ class Engine:
             spent = journal[-1].at if journal else 0.0
             asyncio.get_running_loop().call_later(max(0.0, self.settings.budget.seconds - spent), self._expire)
         self._apply(problem.id, outcome)
+
+    def _journalled(self, problem_id: str) -> tuple[list[Reply], Close | None]:
+        if self.store is None:
+            return [], None
+        self._epochs[problem_id] = self.store.lease(problem_id)
+        return self.store.load(problem_id)
 
     def _expire(self) -> None:
         now = self.clock()
@@ -312,7 +328,7 @@ class Engine:
         if self.store is None:
             return
         for reply in replies:
-            self._rows.append((problem_id, self._delivered[problem_id], reply))
+            self._rows.append((problem_id, self._delivered[problem_id], reply, self._epochs[problem_id]))
             self._delivered[problem_id] += 1
         if self._rows and self._commit is None:
             self._commit = asyncio.create_task(self._write())
@@ -321,9 +337,11 @@ class Engine:
         """Commit what waits, in groups, off the loop."""
         try:
             while self._rows and not self._broken:
+                await asyncio.sleep(GROUP)
                 rows, self._rows = self._rows, []
                 committed, self._committed = self._committed, None
-                await self._append(rows)
+                for problem_id in await self._append(rows):
+                    self._drop(problem_id)
                 if committed is not None:
                     committed.set_result(None)
         except Exception as error:
@@ -338,15 +356,22 @@ class Engine:
         if live is None or live.stopped is None:
             return
         answer = self.manager.answer(problem_id, now)
-        if self.store is not None:
+        if self.store is not None and problem_id not in self._dropped:
             close = Close(answer.stopped, answer.seconds, answer.tokens_wasted, answer.error)
-            self._rows.append((problem_id, 0, close))
+            self._rows.append((problem_id, self._delivered[problem_id], close, self._epochs[problem_id]))
             if self._committed is None:
                 self._committed = asyncio.get_running_loop().create_future()
             if self._commit is None and not self._broken:
                 self._commit = asyncio.create_task(self._write())
             await asyncio.shield(self._committed)  # for ever, if a commit failed: then the run ends
         self._finish(answer)
+
+    def _drop(self, problem_id: str) -> None:
+        """Somebody else has been given this problem: its search ends, and has no answer here."""
+        if problem_id not in self._unpublished:  # rows of it were on their way when it was dropped
+            return
+        self._dropped.add(problem_id)
+        self._apply(problem_id, self.manager.cancel(problem_id, "cancelled"))
 
     def _finish(self, answer: Answer) -> None:
         problem_id = answer.problem.id
@@ -355,7 +380,10 @@ class Engine:
         self._compared.pop(problem_id, None)
         for pool in self.pools():
             pool.dispatch.forget(problem_id)
-        self._out.put_nowait(answer)
+        self._epochs.pop(problem_id, None)
+        dropped = problem_id in self._dropped
+        self._dropped.discard(problem_id)
+        self._out.put_nowait(None if dropped else answer)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -379,12 +407,14 @@ class Engine:
             await self._append(rows)
         self._writer.shutdown(wait=True)
 
-    async def _append(self, rows: Sequence[Row]) -> None:
-        """Commit on the one writer thread: a commit whose task was cancelled is finished before the next begins."""
+    async def _append(self, rows: Sequence[Row]) -> Collection[str]:
+        """Commit on the one writer thread: a commit whose task was cancelled is finished before the next begins.
+
+        Returns the problems whose rows were refused.
+        """
         assert self.store is not None
         committed = await asyncio.get_running_loop().run_in_executor(self._writer, self.store.append, rows)
-        if committed is not None:
-            await asyncio.wrap_future(committed)
+        return () if committed is None else await asyncio.wrap_future(committed)
 
 
 def proposer_replica(proposer: Proposer) -> Replica:

@@ -6,13 +6,17 @@ memory is a digest of each id, of its question, and where its line begins.
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 from typing import IO, Any
 
 from treesearch import __version__
@@ -21,6 +25,8 @@ from treesearch.manager import add
 from treesearch.types import Problem, digest
 
 Row = dict[str, Any]  # a line of results.jsonl
+KEYS = {"id", "question", "reference", "answer", "correct", "score", "text", "candidates", "tokens", "expansions",
+        "seconds", "stopped", "error", "seed"}  # fmt: skip
 Summary = dict[str, Any]  # summary.json
 
 
@@ -71,7 +77,8 @@ class Tally:
 class Results:
     """The lines of results.jsonl in `folder`: those from before, and what is appended. `tally` sums them up.
 
-    A line cut short by a kill is made anew from run.db, and one of a cancelled search is searched again: neither counts.
+    A line that is damaged, or cut short by a kill, is made anew from run.db, and one of a cancelled search is searched
+    again: neither counts. `notes` tells of them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,13 +89,18 @@ class Results:
         self._question = array("Q")  # digest of each line's question
         self._clean = True  # the file holds these lines and nothing else
         self._end = 0
-        self._file: IO[bytes] | None = None
+        self._file: io.FileIO | None = None
+        self.notes: list[str] = []
+        damaged = 0
         for start, row in _lines(self.path):
+            damaged += row is None
             if row is not None and row["stopped"] != "cancelled" and row["id"] not in self:
                 self._note(start, row)
                 self.tally.add(row)
             else:
                 self._clean = False
+        if damaged:
+            self.notes.append(f"{self.path}: {damaged} lines are damaged or cut short: they are made anew from run.db")
 
     def __len__(self) -> int:
         return len(self._place)
@@ -121,15 +133,21 @@ class Results:
         """Begin to append."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rewrite(sorted(self._place.values(), key=self._start.__getitem__))
-        self._file = open(self.path, "ab")  # noqa: SIM115 (closed by `close`)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
         self._end = self._file.tell()
 
     def append(self, row: Row) -> None:
-        """Write the line of a problem that ended."""
+        """Write the line of a problem that ended: all of it, or nothing and an OSError."""
         assert self._file is not None, "not open"
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
-        self._file.write(line)
-        self._file.flush()
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+            raise
         self._note(self._end, row)
         self._end += len(line)
         self.tally.add(row)
@@ -181,18 +199,33 @@ def _lines(path: Path) -> Iterator[tuple[int, Row | None]]:
                 row = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
                 row = None
-            yield start, row if isinstance(row, dict) and "id" in row else None
+            yield start, row if _is_row(row) else None
             start += len(line)
 
 
+def _is_row(row: Any) -> bool:
+    """Whether all keys are there, and what is read of them is of its kind."""
+    return (
+        isinstance(row, dict)
+        and row.keys() >= KEYS
+        and isinstance(row["id"], str)
+        and isinstance(row["question"], str)
+        and isinstance(row["candidates"], list)
+        and all(isinstance(candidate, dict) and "correct" in candidate for candidate in row["candidates"])
+        and isinstance(row["tokens"], dict)
+        and all(isinstance(row["tokens"].get(key, ""), int | None) for key in ("generated", "scored", "wasted"))
+        and isinstance(row["expansions"], int)
+    )
+
+
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion; (0, 1) where nothing was counted."""
+    """The 95 % Wilson score interval of a proportion (Wilson 1927); (0, 1) where nothing was counted."""
     if total == 0:
         return 0.0, 1.0
-    from scipy.stats import binomtest
-
-    interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    z, p = NormalDist().inv_cdf(0.975), correct / total  # scipy's takes a second to import, while Ctrl-C waits for it
+    middle, scale = p + z * z / (2 * total), 1 + z * z / total
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -204,8 +237,13 @@ def replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """`replace_file` by pieces: `write` is given the new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise

@@ -8,17 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from treesearch import models as bundled
 from treesearch.algorithms.base import Search
 from treesearch.answers import aggregate
 from treesearch.backends.base import LastScore, Proposer, Scorer
+from treesearch.backends.weights import fingerprint
 from treesearch.checker import Checker
 from treesearch.config import Config, digest, matters
 from treesearch.config import read as read_config
@@ -35,6 +39,7 @@ from treesearch.tree import Tree
 from treesearch.types import Answer, Candidate, Problem
 
 TICK = 0.5  # seconds
+ROOM = 1 << 16  # bytes that a run needs to begin
 END = "end"  # of the problems
 
 
@@ -91,7 +96,8 @@ class Todo:
         return chain((self.first,), self.rest)
 
     def close(self) -> None:
-        if isinstance(self.rest, Ahead):
+        """Close the file that is read, whatever is left of it."""
+        if isinstance(self.rest, Ahead | Generator):
             self.rest.close()
 
 
@@ -201,30 +207,77 @@ async def run(
     begins. Raises ConfigError if it is malformed or `out` holds another run; RunError if this one cannot go on, be it for
     a row of a stream; what it had is kept.
     """
+    progress = progress or Progress()
     task = load_task(config.task)
     asked = ProblemSet(config.problems, task, config.limit, config.fields)
-    _same_run(config, out)
+    notes = _same_run(config, out)
     results = Results(out)
     todo = await _todo(asked, results)
-    if todo is None and (summary := _read_summary(out)) is not None and summary["problems"] == len(results):
+    summary = _read_summary(out)
+    if todo is None and summary is not None and summary["problems"] == len(results) and not (notes or results.notes):
         return summary
+    _check_writable(out)
     own = models is None
     models = models or Models()
+    store = None
     try:
+        if (out / "run.db").exists():  # in use, foreign, damaged: said before a model is loaded
+            store = _store(config, out)
         if drive is None:
             engine(config, models, task)  # what cannot be built is said before a folder is made
             await models.forget()
-        store = Store.open(out / "run.db", digest(config))
-        try:
-            driver = drive(config, task, store) if drive else _Local(config, models, task, store)
-            return await _Run(config, out, progress or Progress(), asked, results, store).go(driver, todo)
-        finally:
-            store.close()
+        store = store or _store(config, out)
+        for note in (*notes, *results.notes, *store.notes):
+            progress.note(note)
+        store.notes.clear()
+        driver = drive(config, task, store) if drive else _Local(config, models, task, store)
+        return await _Run(config, out, progress, asked, results, store).go(driver, todo)
     finally:
+        if store is not None:
+            store.close()
         if todo is not None:
             todo.close()
         if own:
             await models.close()
+
+
+def _store(config: Config, out: Path) -> Store:
+    return Store.open(out / "run.db", digest(config), _weights(config))
+
+
+def _weights(config: Config) -> dict[str, str]:
+    """Fingerprints of the models that lie in folders here, by what the config calls them."""
+    found: dict[str, str] = {}
+    for name in _models(config.resolved()):
+        folders = [(name, Path(name).expanduser())]
+        if name == "bundled":
+            folders = [(f"{name} {part}", Path(bundled.__file__).parent / part) for part in ("proposer", "prm")]
+        found |= {told: fingerprint(folder) for told, folder in folders if folder.is_dir()}
+    return found
+
+
+def _models(data: Any) -> Iterator[str]:
+    """What stands under `model`, or is of type bundled, in a config, however deep."""
+    for value in data if isinstance(data, list) else data.values() if isinstance(data, dict) else ():
+        yield from _models(value)
+    if isinstance(data, dict):
+        yield from {
+            str(data[key]) for key in ("model", "type") if key in data and (key == "model" or data[key] == "bundled")
+        }
+
+
+def _check_writable(out: Path) -> None:
+    """Raise RunError if nothing can be written to the folder, or where it would be made: full, read-only, not ours."""
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {place}: {error.strerror}; make room there or use another --out; nothing was begun"
+        ) from error
 
 
 async def _todo(asked: ProblemSet, results: Results) -> Todo | None:
@@ -273,25 +326,42 @@ class _Run:
 
     async def go(self, driver: Driver, todo: Todo | None) -> Summary:
         """The whole run; the summary is written however it ends."""
-        replace_file(self.out / "config.yaml", _yaml(self.config.resolved()))
-        self.results.open()
-        tally, labels = self.results.tally, self.config.labels()
-        self.progress.start(self.asked.count, len(self.results), tally.correct, labels)
-        ticking = asyncio.create_task(self._tick(driver))
         try:
-            if todo is not None:
-                await self._search(driver, todo)
+            for half in self.out.glob("*.part"):  # of a file that a killed run was writing
+                half.unlink()
+            replace_file(self.out / "config.yaml", _yaml(self.config.resolved()))
+            self.results.open()
+            tally = self.results.tally
+            self.progress.start(self.asked.count, len(self.results), tally.correct, self.config.labels())
+            ticking = asyncio.create_task(self._tick(driver))
+            try:
+                if todo is not None:
+                    await self._search(driver, todo)
+            except BaseException:
+                with suppress(OSError):  # views, which the next run makes anew; what went wrong first is told
+                    self._sum_up(driver)
+                raise
+            finally:
+                ticking.cancel()
+                self.progress.close()
+            return self._sum_up(driver)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {error.filename or self.results.path}: {error.strerror or error}; {len(self.results)} problems "
+                f"and all replies in {self.store.path} are safe: make room and run again to go on"
+            ) from error
         finally:
-            ticking.cancel()
-            self.progress.close()
-            if self.asked.count is not None:  # all have gone by
-                self.results.keep(self.asked.lines)
-            self.results.close(dict(self.asked.lines))
-            seconds = self.before + time.monotonic() - self.started
-            summary = self.results.tally.summary(seconds, labels, driver.prefix_hit_rate())
-            replace_file(self.out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        for note in self.store.notes:
-            self.progress.note(note)
+            for note in self.store.notes:
+                self.progress.note(note)
+
+    def _sum_up(self, driver: Driver) -> Summary:
+        """Bring the lines in order, write the summary."""
+        if self.asked.count is not None:  # all have gone by
+            self.results.keep(self.asked.lines)
+        self.results.close(dict(self.asked.lines))
+        seconds = self.before + time.monotonic() - self.started
+        summary = self.results.tally.summary(seconds, self.config.labels(), driver.prefix_hit_rate())
+        replace_file(self.out / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         return summary
 
     async def _search(self, driver: Driver, todo: Todo) -> None:
@@ -370,26 +440,37 @@ def hit_rate(usages: Iterable[Mapping[str, int]]) -> float | None:
 
 
 def _read_summary(out: Path) -> Summary | None:
-    path = out / "summary.json"
-    if not path.exists():
+    """The summary of the last run; None if there is none that can be read, for it is made anew."""
+    try:
+        summary: Summary = json.loads((out / "summary.json").read_text("utf-8"))
+        return summary if summary["problems"] >= 0 and summary["seconds"] >= 0 else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-    summary: Summary = json.loads(path.read_text("utf-8"))
-    return summary
 
 
-def _same_run(config: Config, out: Path) -> None:
-    """Refuse a folder that holds another run, by the keys that differ."""
+def _same_run(config: Config, out: Path) -> list[str]:
+    """Refuse a folder that holds another run, by the keys that differ. Returns what the user should know of the folder."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; a run needs a folder")
+    notes = []
+    if (out / "summary.json").exists() and _read_summary(out) is None:
+        notes.append(f"{out / 'summary.json'} is damaged: it is made anew, without the seconds of earlier runs")
     if not (out / "config.yaml").exists():
-        return
-    theirs, mine = matters(read_config(out / "config.yaml")), matters(config.resolved())
+        return notes
+    try:
+        theirs = matters(read_config(out / "config.yaml"))
+    except ConfigError as error:  # run.db knows whether it is the same run
+        if not (out / "run.db").exists():
+            raise
+        return [*notes, f"{error}: it is written anew"]
+    mine = matters(config.resolved())
     differ = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
     if differ:
         told = "; ".join(f"{key}: {_told(theirs, key)} there, {_told(mine, key)} here" for key in differ)
         raise ConfigError(
             f"{out} holds a run with another config ({told}); use another --out, or {out / 'config.yaml'} itself"
         )
+    return notes
 
 
 def _told(keys: Mapping[str, Any], key: str) -> str:

@@ -25,6 +25,8 @@ def seal(value: Any) -> bytes:
 
 def unseal(frame: bytes) -> Any:
     """Inverse of `seal`, with tuples for lists. Raises FrameError if a bit is wrong or the version is another."""
+    if not isinstance(frame, bytes):
+        raise FrameError(f"a frame is bytes, not {type(frame).__name__}")
     body = frame[4:]
     if len(body) < 2 or zlib.crc32(body) != int.from_bytes(frame[:4], "little"):
         raise FrameError("a frame fails its checksum")

@@ -157,7 +157,7 @@ class _Reader:
         self.searches[process, job_id.rpartition("/")[0]].again += tokens_of(expansion) or 0
 
     def _commit(self, process: Any, rows: list[Any]) -> Iterator[str]:
-        for problem_id, k, what in rows:
+        for problem_id, k, what, _ in rows:
             problem = self.problems[problem_id]
             if problem.holder is None or problem.holder.process in self.gone:
                 yield f"I7: {problem_id} is committed to by somebody who does not hold it"

@@ -65,14 +65,14 @@ def the_pool_gives_up_at_the_second_failure(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_store_acknowledges_before_it_commits(patch: pytest.MonkeyPatch) -> None:
-    append = Store.append
+    commit = Store.commit
     waiting: dict[int, list[Row]] = {}
 
-    def late(self: Store, rows: Iterable[Row]) -> None:
+    def late(self: Store, rows: Iterable[Row]) -> frozenset[str]:
         before, waiting[id(self)] = waiting.get(id(self), []), list(rows)
-        append(self, before)
+        return commit(self, before)
 
-    patch.setattr(Store, "append", late)
+    patch.setattr(Store, "commit", late)
 
 
 def the_store_keeps_the_close_of_a_damaged_journal(patch: pytest.MonkeyPatch) -> None:
@@ -81,9 +81,10 @@ def the_store_keeps_the_close_of_a_damaged_journal(patch: pytest.MonkeyPatch) ->
     def loaded(self: Store, problem: str) -> Any:
         row = self._db.execute("SELECT body FROM closes WHERE problem = ?", (problem,)).fetchone()
         replies, close = load(self, problem)
-        from treesearch.store import unpack_close
+        from treesearch.manager import Close
+        from treesearch.wire import unseal
 
-        return replies, unpack_close(row[0]) if row else close
+        return replies, Close(*unseal(row[0])[:4]) if row else close
 
     patch.setattr(Store, "load", loaded)
 

@@ -452,7 +452,7 @@ class WatchedStore(Store):
     world: World
     dropped = False
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def commit(self, rows: Iterable[Row]) -> frozenset[str]:
         world, rows = self.world, list(rows)
         fault = next((f for f in world.failing if f != "damage"), None)
         if fault is not None and rows:
@@ -469,11 +469,12 @@ class WatchedStore(Store):
             raise Killed
         if self.dropped:
             raise RunError("the file is closed")
-        super().append(rows)
-        world.note("commit", HERE.get(), rows)
+        refused = super().commit(rows)
+        world.note("commit", HERE.get(), [row for row in rows if row[0] not in refused])
         if fault == "killed after":
             world._kill_driver()
             raise Killed
+        return refused
 
     def load(self, problem: str) -> tuple[list[Reply], Close | None]:
         replies, close = super().load(problem)

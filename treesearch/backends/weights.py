@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+BLOCK, BLOCKS = 4096, 256  # bytes of a file in its fingerprint: blocks of so many, and so many of them
 _in_use: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
 
@@ -22,3 +24,21 @@ def stamp(name: str) -> int | None:
     """When a model's folder was last written, in nanoseconds: weights written anew are others. None for a hub name."""
     folder = Path(name)
     return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) if folder.is_dir() else None
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of a model's files: names, sizes, small files whole, of the others blocks spread over all their length.
+
+    Files written anew with the same bytes are the same; the last writing (`stamp`) does not count.
+    """
+    found = blake2b(digest_size=8)
+    for file in sorted(
+        f for f in folder.iterdir() if f.suffix in (".safetensors", ".json", ".bin", ".model", ".jinja")
+    ):
+        size = file.stat().st_size
+        found.update(f"{file.name} {size}\n".encode())
+        with open(file, "rb") as bytes_:
+            for at in range(0, size, max(BLOCK, size // BLOCKS)):
+                bytes_.seek(at)
+                found.update(bytes_.read(BLOCK))
+    return found.hexdigest()
