@@ -391,6 +391,8 @@ def _check_chains(job: Job, chains: Sequence[Chain]) -> None:
             raise ValueError("the proposer gave a chain without a step")
         if job.until != "step" and chain[-1].finish == "step":
             raise ValueError("the proposer was asked for the answer and stopped before it")
+        if any(step.logprob != step.logprob for step in chain):
+            raise ValueError("the proposer gave nan as a log-probability")
 
 
 def _matched(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
