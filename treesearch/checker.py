@@ -22,6 +22,7 @@ from treesearch.workers import Bounds, Operation, WorkerLost, Workers
 
 _log = logging.getLogger(__name__)
 _CACHED = 65536  # results kept
+FILES = 1 << 24  # bytes of a file that a process may write: compiled modules, when it loads them
 
 
 class Checker:
@@ -35,7 +36,7 @@ class Checker:
     def __init__(self, processes: int = 1, seconds: float = 2.0, memory: int = 1 << 30) -> None:
         self.timeouts = 0
         self.failures = 0
-        self._workers = Workers(__name__, Bounds(seconds, memory))
+        self._workers = Workers(__name__, Bounds(seconds, memory, FILES))
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="checker")
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, Any] = OrderedDict()  # by digest: questions are long, and there may be many

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from treesearch.errors import ConfigError, RequestError, RunError
+from treesearch.workers import keep_private
 
 Data = dict[str, Any]
 T = TypeVar("T")
@@ -44,6 +45,7 @@ def address(base_url: str | None, env: Mapping[str, str] = os.environ) -> str:
 
 def key(name: str, url: str, env: Mapping[str, str] = os.environ) -> str:
     """The key in the environment variable `name`; local servers need none. Raises ConfigError where one is missing."""
+    keep_private(name)
     found = env.get(name)
     if found:
         return found
