@@ -80,7 +80,7 @@ HOSTILE = {
     "class": "().__class__.__bases__[0].__subclasses__()",
     "open": "open('CANARY','w')",
     "lambda": "(lambda:__import__('os').system('touch CANARY'))()",
-    "NUL": "1\0+1",
+    "NUL": "1\0+2",
     "escape": "\x1b]0;title\x07",
     "surrogate": "\ud800",
     "right to left": "\u202e12",

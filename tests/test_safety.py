@@ -29,7 +29,7 @@ UNSAFE = {
 STARTS = ("os.exec", "os.spawn", "os.posix_spawn")
 KEYWORDS = {"trust_remote_code", "allow_pickle", "shell", "enable_user_site"}  # must not be set to anything but False
 ALWAYS = {"weights_only", "use_safetensors", "verify"}  # must not be set to anything but True
-SECRETS = {"api_key", "key", "secret", "password", "token", "auth_token"}  # compared with == they leak by time
+SECRETS = {"api_key", "secret", "password", "auth_token"}  # compared with ==, they leak by the time it takes
 LOADERS = {"import_module", "spec_from_file_location"}  # of a name or a file that is not a constant
 
 ALLOWED = {
@@ -41,6 +41,8 @@ ALLOWED = {
     ("treesearch/__init__.py", "import_module(f'treesearch.{_HOMES[name]}')"),
     ("treesearch/__init__.py", "import_module(f'treesearch.{room}')"),
     ("treesearch/workers.py", "import_module(serving)"),
+    # tensors only, by torch's own reader, in a command of its own
+    ("treesearch/models/convert.py", "torch.load"),
     # a function that crashes the process it runs in, as a verifier may
     ("tests/backends/functions.py", "ctypes"),
     # the README's own code blocks and its script are run as users run them
@@ -64,8 +66,7 @@ def dangers(tree: ast.AST) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Call):
             yield from ((node.lineno, what) for what in _called(node))
         elif isinstance(node, ast.Compare):
-            if any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops) and _compares_secrets(node):
-                yield node.lineno, ast.unparse(node)
+            yield from ((node.lineno, what) for what in _compared(node))
 
 
 def _imported(node: ast.ImportFrom) -> Iterator[str]:
@@ -92,15 +93,13 @@ def _called(node: ast.Call) -> Iterator[str]:
             yield f"{keyword.arg}={value}"
 
 
-def _compares_secrets(node: ast.Compare) -> bool:
-    """Whether both sides are values, and one is named as a secret is."""
+def _compared(node: ast.Compare) -> Iterator[str]:
+    """Two values compared by ==, of which one is named as a secret is."""
     sides = [node.left, *node.comparators]
-    if any(isinstance(side, ast.Constant | ast.Call) for side in sides):
-        return False
     names = [side.attr if isinstance(side, ast.Attribute) else getattr(side, "id", "") for side in sides]
-    return any(
-        name.lower() in SECRETS - {"key", "token"} for name in names
-    )  # these two are also dictionary keys and ids
+    equal = any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops)
+    if equal and not any(isinstance(side, ast.Constant) for side in sides) and SECRETS & {*map(str.lower, names)}:
+        yield ast.unparse(node)
 
 
 SOURCES = sorted(

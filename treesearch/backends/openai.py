@@ -33,6 +33,7 @@ from treesearch.backends.detokenizer import Detokenizer
 from treesearch.backends.endpoint import KEY_NAME, Data, Endpoint, address, key
 from treesearch.backends.probe import BY_IDS, GO_ON, Abilities, Mode, Probe, prompt_tokens
 from treesearch.backends.steps import Splitter
+from treesearch.backends.weights import NO_CODE
 from treesearch.errors import ConfigError, RequestError, RunError
 from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt, Task
@@ -137,7 +138,7 @@ def load_tokenizer(name: str | None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, **NO_CODE)
     except (OSError, ValueError) as error:
         raise unloadable(name, error) from error
 
