@@ -17,6 +17,7 @@ from typing import Any
 
 from treesearch.tasks import load_task, name_of
 from treesearch.tasks.base import Task
+from treesearch.terminal import shown
 from treesearch.types import Problem, digest
 from treesearch.workers import Bounds, Operation, WorkerLost, Workers
 
@@ -111,7 +112,7 @@ class Checker:
                 self.failures += 1
                 first = self.failures == 1
             log = _log.warning if first else _log.debug
-            log("task %s failed in %s: %s", request["task"], request["op"], reply["error"])
+            log("task %s failed in %s: %s", request["task"], request["op"], shown(reply["error"]))
         return reply.get("value")
 
 

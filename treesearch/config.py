@@ -28,6 +28,7 @@ from treesearch.problems import Fields
 from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt
 from treesearch.tasks.sets import TASK_OF
+from treesearch.terminal import encodable
 from treesearch.types import Sampling
 
 Data = dict[str, Any]
@@ -437,6 +438,9 @@ def _dataclass_in(hint: Any) -> type | None:
 
 
 def _finite(value: Any, where: str) -> None:
+    """Refuse what neither JSON nor UTF-8 can hold: infinite numbers, halves of characters."""
+    if isinstance(value, str) and not encodable(value):
+        raise ConfigError(f"{where} = {value!r}: must be text; it holds half of a character")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} = {value}: must be a finite number")
     if isinstance(value, dict):

@@ -402,7 +402,7 @@ def _matched(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> Sequ
     for chain, values in zip(chains, scores, strict=True):
         if len(values) != len(chain):
             raise ValueError(f"the scorer gave {len(values)} scores for {len(chain)} steps")
-        if bad := [v for v in values if not finite(v)]:
+        if bad := [v for v in values if not isinstance(v, int | float) or not finite(v)]:
             raise ValueError(f"the scorer gave {bad[0]!r} as a score; scores must be finite numbers")
     return scores
 

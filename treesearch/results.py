@@ -121,7 +121,7 @@ class Results:
         """Begin to append."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rewrite(sorted(self._place.values(), key=self._start.__getitem__))
-        self._file = open(self.path, "ab")  # noqa: SIM115 (closed by `close`)
+        self._file = open(self.path, "ab", opener=no_link)  # noqa: SIM115 (closed by `close`)
         self._end = self._file.tell()
 
     def append(self, row: Row) -> None:
@@ -195,6 +195,11 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def no_link(path: str, flags: int) -> int:
+    """An opener that follows no symbolic link: what is written stays in the folder. Raises OSError for one."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def replace_file(path: Path, text: str) -> None:
     """Write a file so that a reader, or a kill, never finds half of it."""
     replace(path, lambda file: file.write(text.encode()))
@@ -204,7 +209,7 @@ def replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """`replace_file` by pieces: `write` is given the new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+    with open(part, "wb", opener=no_link) as file:
         write(file)
         file.flush()
         os.fsync(file.fileno())

@@ -23,7 +23,7 @@ from treesearch.checker import Checker
 from treesearch.config import Config, digest, matters
 from treesearch.config import read as read_config
 from treesearch.engine import Engine, Settings
-from treesearch.errors import ConfigError, ProblemError, RunError
+from treesearch.errors import ConfigError, ProblemError, RunError, told
 from treesearch.problems import ProblemSet
 from treesearch.problems.ahead import Ahead
 from treesearch.progress import Counters, Progress
@@ -36,6 +36,16 @@ from treesearch.types import Answer, Candidate, Problem
 
 TICK = 0.5  # seconds
 END = "end"  # of the problems
+FILES = (
+    "config.yaml",
+    "run.db",
+    "run.db-wal",
+    "run.db-shm",
+    "run.db-journal",
+    "run.lock",
+    "results.jsonl",
+    "summary.json",
+)
 
 
 @dataclass(slots=True)
@@ -214,6 +224,7 @@ async def run(
         if drive is None:
             engine(config, models, task)  # what cannot be built is said before a folder is made
             await models.forget()
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)  # what people ask models is theirs; one that is there stays
         store = Store.open(out / "run.db", digest(config))
         try:
             driver = drive(config, task, store) if drive else _Local(config, models, task, store)
@@ -310,17 +321,25 @@ class _Run:
 
 
 async def result(answer: Answer, config: Config, task: Task, checker: Checker) -> Row:
-    """A line of results.jsonl. Equal canonical answers are checked once."""
+    """A line of results.jsonl. Equal canonical answers are checked once; what cannot be checked is wrong, and an error."""
     problem = answer.problem
     verdicts: dict[str, bool | None] = {}
+    errors = [answer.error] if answer.error else []
+
+    async def verdict(text: str) -> bool | None:
+        try:
+            return await checker.check(task, problem, text)
+        except ConfigError as error:  # a question or a reference that is none of this task
+            errors.append(told(error))
+            return False
 
     async def check(text: str | None, canonical: str | None) -> bool | None:
         if text is None:  # wrong if there is anything to be compared with: so says the empty answer
-            empty = await checker.check(task, problem, "")
+            empty = await verdict("")
             return None if empty is None else False
         key = text if canonical is None else canonical
         if key not in verdicts:
-            verdicts[key] = await checker.check(task, problem, text)
+            verdicts[key] = await verdict(text)
         return verdicts[key]
 
     winner = next((c.canonical for c in answer.candidates if c.answer == answer.answer), None)
@@ -351,7 +370,7 @@ async def result(answer: Answer, config: Config, task: Task, checker: Checker) -
         "expansions": answer.expansions,
         "seconds": round(answer.seconds, 6),
         "stopped": answer.stopped,
-        "error": answer.error,
+        "error": errors[0] if errors else None,
         "seed": config.engine.seed,
     }
 
@@ -381,6 +400,8 @@ def _same_run(config: Config, out: Path) -> None:
     """Refuse a folder that holds another run, by the keys that differ."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; a run needs a folder")
+    if links := [path for name in FILES if (path := out / name).is_symlink()]:
+        raise ConfigError(f"{links[0]} is a symbolic link, and a run writes into its own folder only; remove it")
     if not (out / "config.yaml").exists():
         return
     theirs, mine = matters(read_config(out / "config.yaml")), matters(config.resolved())

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ T = TypeVar("T")
 OFFICIAL = "https://api.openai.com/v1"
 KEY_NAME = "OPENAI_API_KEY"
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, doubled from then on; the most
+LONGEST_REPLY = 1 << 25  # bytes of a reply, unpacked
 LONGEST_ASKED = 60.0  # seconds: the most of a server's Retry-After that is honoured
 
 
@@ -81,8 +83,11 @@ class Endpoint:
 
         async def once() -> T:
             more = {name: value for name, value in body.items() if name not in own}
-            reply = await api.with_raw_response.create(**{name: body[name] for name in own}, extra_body=more)
-            return well_formed(reply.http_response.json, read)
+            async with api.with_streaming_response.create(
+                **{name: body[name] for name in own}, extra_body=more
+            ) as reply:
+                said = await whole(reply.iter_bytes())
+            return well_formed(lambda: json.loads(said), read)
 
         return await self._patiently(once, sent)
 
@@ -90,8 +95,9 @@ class Endpoint:
         """What GET /models lists."""
 
         async def once() -> list[Data]:
-            reply = await self.client.models.with_raw_response.list()
-            return well_formed(reply.http_response.json, lambda found: [dict(model) for model in found["data"]])
+            async with self.client.models.with_streaming_response.list() as reply:
+                said = await whole(reply.iter_bytes())
+            return well_formed(lambda: json.loads(said), lambda found: [dict(model) for model in found["data"]])
 
         return await self._patiently(once, None)
 
@@ -133,11 +139,21 @@ class Endpoint:
         return RequestError(f"{self.url}: given up after {tries} tries: {message(error)}")
 
 
+async def whole(parts: AsyncIterator[bytes]) -> bytes:
+    """A reply's body, unpacked. Raises RequestError once it is longer than any reply is."""
+    said = bytearray()
+    async for part in parts:
+        said += part
+        if len(said) > LONGEST_REPLY:
+            raise RequestError(f"the server's reply is longer than {LONGEST_REPLY >> 20} MiB: lower step_tokens")
+    return bytes(said)
+
+
 def well_formed(load: Callable[[], Any], read: Callable[[Any], T]) -> T:
     """What `read` makes of the JSON that `load` gives. Raises ValueError, whatever is wrong with it."""
     try:
         return read(load())
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"a malformed reply: {error!r}") from error
 
 
