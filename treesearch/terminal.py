@@ -18,6 +18,11 @@ def shown(text: object) -> str:
     return _UNSHOWN.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), str(text))
 
 
+def mended(text: str) -> str:
+    """The text with pairs of halves put together and each lone half of a character as U+FFFD: JSON can write both."""
+    return text if encodable(text) else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def encodable(text: str) -> bool:
     """Whether it is text: without halves of characters, which no file and no tokenizer takes."""
     try:
