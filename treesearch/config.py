@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -367,15 +368,22 @@ def _with_rule(name: str, data: Data, answer: AnswerRule) -> Data:
 
 def _section(cls: type, data: Data, where: str, of: str = "") -> Any:
     """Validate `data` as the dataclass `cls`; its own ConfigError (a value out of range) passes through."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     _known_fields(cls, data, where, of)
     _finite(data, where)
     data = _built_inside(cls, data, where)
     try:
-        return TypeAdapter(cls).validate_python(data)
+        return _adapter(cls).validate_python(data)
     except ValidationError as error:
         raise ConfigError(_explain(error.errors(include_url=False), data, where)) from None
+
+
+@cache  # it takes a millisecond to make one
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _built_inside(cls: type, data: Data, where: str) -> Data:
@@ -424,14 +432,14 @@ def with_specs(spec: Any, change: Callable[[Any], Any]) -> Any:
 
 def _scalars(values: Data) -> Data:
     """The keys without a section, validated."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     out: Data = {}
     kinds: dict[str, Any] = {"problems": str, "limit": int | None, "task": str}
     for name, kind in kinds.items():
         _finite(values[name], name)
         try:
-            out[name] = TypeAdapter(kind).validate_python(values[name])
+            out[name] = _adapter(kind).validate_python(values[name])
         except ValidationError as error:
             raise ConfigError(f"{name} = {values[name]!r}: {error.errors(include_url=False)[0]['msg']}") from None
     return out

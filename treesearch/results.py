@@ -7,6 +7,7 @@ memory is a digest of each id, of its question, and where its line begins.
 from __future__ import annotations
 
 import json
+import math
 import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from treesearch.types import Problem, digest
 
 Row = dict[str, Any]  # a line of results.jsonl
 Summary = dict[str, Any]  # summary.json
+COUNTS = ("generated", "scored", "wasted")
 
 
 @dataclass(slots=True)
@@ -179,10 +181,39 @@ def _lines(path: Path) -> Iterator[tuple[int, Row | None]]:
         for line in lines:
             try:
                 row = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
-            yield start, row if isinstance(row, dict) and "id" in row else None
+            yield start, row if is_row(row) else None
             start += len(line)
+
+
+def is_row(row: Any) -> bool:
+    """Whether it has what is read of a line again, each of its type."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("id", "question", "stopped")):
+        return False
+    tokens, candidates = row.get("tokens"), row.get("candidates")
+    if not isinstance(tokens, dict) or not isinstance(candidates, list):
+        return False
+    return (
+        "correct" in row
+        and type(row.get("expansions")) is int
+        and all(name in tokens and (tokens[name] is None or type(tokens[name]) is int) for name in COUNTS)
+        and all(isinstance(candidate, dict) and "correct" in candidate for candidate in candidates)
+    )
+
+
+def is_summary(found: Any) -> bool:
+    """Whether it has the keys of a summary, and numbers where tables and resumed runs need them."""
+    if not isinstance(found, dict) or found.keys() != Tally().summary(0.0, []).keys():
+        return False
+    ends, labels = found["accuracy_ci95"], found["labels"]
+    numbers = [found[name] for name in ("problems", "correct", "accuracy", "oracle_accuracy", "expansions", "seconds")]
+    known = [found[name] for name in ("tokens_generated", "tokens_scored", "tokens_wasted", "tokens_per_second")]
+    numbers += [value for value in known if value is not None]
+    return (
+        isinstance(ends, list) and len(ends) == 2 and isinstance(labels, list) and all(type(label) is str for label in labels)
+        and all(type(value) in (int, float) and math.isfinite(value) for value in [*numbers, *ends])
+    )  # fmt: skip
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:

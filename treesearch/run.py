@@ -27,7 +27,7 @@ from treesearch.errors import ConfigError, ProblemError, RunError, told
 from treesearch.problems import ProblemSet
 from treesearch.problems.ahead import Ahead
 from treesearch.progress import Counters, Progress
-from treesearch.results import Results, Row, Summary, replace_file
+from treesearch.results import Results, Row, Summary, is_summary, replace_file
 from treesearch.store import Store
 from treesearch.tasks import load_task, prompts
 from treesearch.tasks.base import Task
@@ -389,11 +389,12 @@ def hit_rate(usages: Iterable[Mapping[str, int]]) -> float | None:
 
 
 def _read_summary(out: Path) -> Summary | None:
-    path = out / "summary.json"
-    if not path.exists():
+    """None if there is none, or it is not what a run wrote: it is a view, and is made anew."""
+    try:
+        summary: Summary = json.loads((out / "summary.json").read_text("utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
-    summary: Summary = json.loads(path.read_text("utf-8"))
-    return summary
+    return summary if is_summary(summary) else None
 
 
 def _same_run(config: Config, out: Path) -> None:

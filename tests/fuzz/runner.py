@@ -50,6 +50,7 @@ class Outcome:
 def fuzz(name: str, count: int, seed: int = 0, first: int = 0, target: Target | None = None) -> Outcome:
     """Raises Failed at the first input that is not borne."""
     target, out, base = target or TARGETS[name], Outcome(), 0.0
+    target.warm()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=shared_memory()) as folder:
         for k in range(first, first + count):
