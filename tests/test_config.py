@@ -178,3 +178,12 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path):
     path.write_text("# nothing\nprompt:\n")
     config: Any = load(path)
     assert config == load(None)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["cluster.gpus_per_proposer='inf'", "budget.seconds='Infinity'", "search.c='nan'", "sampling.temperature=['inf']"],
+)
+def test_an_infinite_number_in_quotes_is_none(setting: str):
+    with pytest.raises(ConfigError, match="must be a finite number"):
+        load(None, [setting])

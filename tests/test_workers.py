@@ -262,3 +262,11 @@ def test_a_process_that_does_not_listen_is_given_up(workers: Workers) -> None:
     with pytest.raises(WorkerLost, match=r"no reply within 0\.5 s"):
         workers.exchange({"op": "add", "x": "x" * 5_000_000}, "3")
     assert gone(worker.pid)
+
+
+def test_the_variable_of_a_servers_key_is_private_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from treesearch.backends.endpoint import key
+
+    monkeypatch.setattr(module, "_private", set())
+    assert key("MY_SERVER", "http://localhost/v1", {"MY_SERVER": "S3CRET"}) == "S3CRET"
+    assert harmless({"MY_SERVER": "S3CRET", "HOME": "/"}) == {"HOME": "/"}

@@ -374,9 +374,11 @@ def _section(cls: type, data: Data, where: str, of: str = "") -> Any:
     _finite(data, where)
     data = _built_inside(cls, data, where)
     try:
-        return _adapter(cls).validate_python(data)
+        found = _adapter(cls).validate_python(data)
     except ValidationError as error:
         raise ConfigError(_explain(error.errors(include_url=False), data, where)) from None
+    _finite(_plain(found), where)  # again: "inf" in quotes is a number to pydantic
+    return found
 
 
 @cache  # it takes a millisecond to make one

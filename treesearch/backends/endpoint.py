@@ -25,7 +25,8 @@ T = TypeVar("T")
 OFFICIAL = "https://api.openai.com/v1"
 KEY_NAME = "OPENAI_API_KEY"
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, doubled from then on; the most
-LONGEST_REPLY = 1 << 25  # bytes of a reply, unpacked
+LONGEST_REPLY = 1 << 25  # bytes of a reply, packed and unpacked
+TOO_LONG = RequestError(f"the server's reply is longer than {LONGEST_REPLY >> 20} MiB; it is no good one")
 LONGEST_ASKED = 60.0  # seconds: the most of a server's Retry-After that is honoured
 
 
@@ -69,7 +70,9 @@ class Endpoint:
         import openai
 
         self.url, self.timeout, self.retries = url, timeout, retries
-        self.client = openai.AsyncOpenAI(base_url=url, api_key=secret, max_retries=0, timeout=None)
+        # what a server says is no address to go to: redirects are replies that are no good ones
+        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [bound]})
+        self.client = openai.AsyncOpenAI(base_url=url, api_key=secret, max_retries=0, timeout=None, http_client=http)
         self.retried = 0
         self._slots = asyncio.Semaphore(connections)
         self._heard = 0.0  # when the last good reply came
@@ -139,13 +142,45 @@ class Endpoint:
         return RequestError(f"{self.url}: given up after {tries} tries: {message(error)}")
 
 
+async def bound(response: Any) -> None:
+    """A hook of the HTTP client: no reply's body is longer than the longest, and one that tells of an error is not unpacked,
+    for the client reads it at once."""
+    if response.status_code >= 300:
+        response.headers.pop("content-encoding", None)
+    response.stream = _bounded(response.stream)
+
+
+def _bounded(stream: Any) -> Any:
+    # by name: openai's client is built on httpx or on its successor
+    base: Any = next(kind for kind in type(stream).__mro__ if kind.__name__ == "AsyncByteStream")
+
+    class Bounded(base):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for part in stream:
+                size += len(part)
+                if size > LONGEST_REPLY:
+                    raise TOO_LONG
+                yield part
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Bounded()
+
+
 async def whole(parts: AsyncIterator[bytes]) -> bytes:
     """A reply's body, unpacked. Raises RequestError once it is longer than any reply is."""
     said = bytearray()
-    async for part in parts:
-        said += part
-        if len(said) > LONGEST_REPLY:
-            raise RequestError(f"the server's reply is longer than {LONGEST_REPLY >> 20} MiB: lower step_tokens")
+    try:
+        async for part in parts:
+            said += part
+            if len(said) > LONGEST_REPLY:
+                raise TOO_LONG
+    except RequestError:
+        raise
+    except Exception as error:  # of the HTTP library, which openai's client names here no longer
+        raise ConnectionError("the connection broke off within the reply") from error
     return bytes(said)
 
 
@@ -163,14 +198,14 @@ def passes(error: Exception) -> bool:
 
     if isinstance(error, openai.APIStatusError):
         return (error.status_code in (408, 409, 429) or error.status_code >= 500) and not empty(error)
-    return isinstance(error, openai.APIError | TimeoutError | ValueError)
+    return isinstance(error, openai.APIError | TimeoutError | ConnectionError | ValueError)
 
 
 def unreachable(error: Exception) -> bool:
     """Whether no connection came about, or it was cut."""
     import openai
 
-    return isinstance(error, openai.APIConnectionError)
+    return isinstance(error, openai.APIConnectionError | ConnectionError)
 
 
 def empty(error: Exception) -> bool:
