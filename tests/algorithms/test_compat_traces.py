@@ -16,7 +16,8 @@ from treesearch.algorithms.compat.openr_mcts import puct
 from treesearch.algorithms.compat.sal_votes import Voter, accuracies, winner
 from treesearch.config import build
 from treesearch.errors import ConfigError
-from treesearch.run import answer_all, read_rows, run
+from treesearch.results import read_rows
+from treesearch.run import answer_all, run
 from treesearch.tasks import load_task
 from treesearch.types import Answer, Problem
 

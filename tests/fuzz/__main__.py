@@ -1,4 +1,7 @@
-"""`python -m tests.fuzz --count N`: N inputs for each target (fewer where one costs more), on one core."""
+"""`python -m tests.fuzz --count N`: N inputs for each target (fewer where one costs more), on one core.
+
+In rounds over all targets, each told with the sums so far: whoever stops it knows what was done.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import argparse
 import sys
 import time
 
-from tests.fuzz.runner import Failed, fuzz
+from tests.fuzz.runner import Failed, Outcome, fuzz
 from tests.fuzz.targets import TARGETS
+
+
+ROUND = 10_000
 
 
 def main() -> int:
@@ -17,14 +23,18 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--target", choices=sorted(TARGETS), action="append")
     args = parser.parse_args()
-    failed = 0
-    for name in args.target or TARGETS:
-        count = max(1, int(args.count * TARGETS[name].share))
-        try:
-            print(fuzz(name, count, args.seed, args.first).line(name), flush=True)
-        except Failed as failure:
-            failed += 1
-            print(f"FAILED {failure}", flush=True)
+    failed, done = 0, dict.fromkeys(args.target or TARGETS, Outcome())
+    for start in range(args.first, args.first + args.count, ROUND):
+        for name in list(done):
+            share = TARGETS[name].share
+            first, last = (int(k * share) for k in (start, min(start + ROUND, args.first + args.count)))
+            try:
+                done[name] += fuzz(name, max(1, last - first), args.seed, first)
+                print(done[name].line(name), flush=True)
+            except Failed as failure:
+                failed += 1
+                del done[name]
+                print(f"FAILED {failure}", flush=True)
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, seed {args.seed}, {failed} failed", flush=True)
     return 1 if failed else 0
 

@@ -38,6 +38,13 @@ class Outcome:
     growth: float = 0.0  # MB of resident memory at its highest
     outcomes: Counter[str] = field(default_factory=Counter)
 
+    def __add__(self, other: Outcome) -> Outcome:
+        """Both together."""
+        return Outcome(
+            self.inputs + other.inputs, self.seconds + other.seconds, max(self.slowest, other.slowest),
+            self.growth + other.growth, self.outcomes + other.outcomes,
+        )  # fmt: skip
+
     def line(self, name: str) -> str:
         """For people."""
         said = ", ".join(f"{kind} {count}" for kind, count in self.outcomes.most_common())

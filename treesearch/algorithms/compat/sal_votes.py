@@ -4,7 +4,7 @@ From a finished run whose `answer.aggregate` is `last`, as the scores there alwa
 
     from pathlib import Path
     from treesearch.algorithms.compat.sal_votes import accuracies
-    from treesearch.run import read_rows
+    from treesearch.results import read_rows
     from treesearch.tasks import load_task
     print(accuracies(read_rows(Path("runs/sal")), load_task("math").canonical))
 """
