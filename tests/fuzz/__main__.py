@@ -12,7 +12,6 @@ import time
 from tests.fuzz.runner import Failed, Outcome, fuzz
 from tests.fuzz.targets import TARGETS
 
-
 ROUND = 10_000
 
 
