@@ -187,3 +187,13 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path):
 def test_an_infinite_number_in_quotes_is_none(setting: str):
     with pytest.raises(ConfigError, match="must be a finite number"):
         load(None, [setting])
+
+
+@pytest.mark.parametrize("name", ["..a:b", "a..b:c", ":b", "a:", "os:PathLike.x", "", "os:system"])
+def test_a_name_that_is_none_is_refused(name: str):
+    from treesearch.tasks import load_task
+
+    with pytest.raises(ConfigError):
+        load(None, [f"search.type='{name}'"])
+    with pytest.raises(ConfigError):
+        load_task(name)

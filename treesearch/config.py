@@ -350,7 +350,7 @@ def _own(name: str, kind: Any) -> dict[str, type]:
         return {}
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ConfigError(f"{name}.type = {kind!r}: cannot be imported: {error}; give package.module:Class") from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise ConfigError(f"{name}.type = {kind!r}: is no dataclass; its fields are the section's keys")
