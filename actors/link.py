@@ -15,7 +15,7 @@ from typing import Any
 
 from treesearch.backends.base import Scored
 from treesearch.pool import ReplicaLost
-from treesearch.wire import chain_rows, chains_of, error_of, job_row, seal, unseal
+from treesearch.wire import chain_rows, chains_of, error_of, job_row, scores_of, seal, unseal
 
 BEATS = 3  # a replica speaks so many times within the longest silence that is borne
 
@@ -29,8 +29,7 @@ class Codec:
 
 
 def _scored(payload: Any) -> Scored:
-    scores, tokens = payload
-    return Scored(scores, tokens)
+    return Scored(*scores_of(payload))
 
 
 def _judged(item: Any) -> tuple[str, Any]:

@@ -15,6 +15,7 @@ OTHERS = {
     "LICENSE": "Apache-2.0",
     "Makefile": "make demo, make test, make tree, make clean",
     "README.md": "this page",
+    "SECURITY.md": "who is trusted, what is done against the others, what is not",
     "actors/dashboard.json": "the Grafana dashboard of the metrics",
     "actors/rayjob.yaml": "a run on Kubernetes, as a KubeRay RayJob",
     "cluster.yaml": "what `ray up` reads",

@@ -54,3 +54,11 @@ def test_unknown_rules_are_refused_by_name() -> None:
         AnswerRule("vote")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"answer\.aggregate = 'median'"):
         AnswerRule("best", "median")  # type: ignore[arg-type]
+
+
+def test_scores_whose_sum_is_no_float_still_choose() -> None:
+    many = [Candidate(k, "a", "a", "", (1e308, 1e308), None, 1) for k in range(3)]
+    for rule in ("majority", "weighted", "best"):
+        for how in ("last", "min", "prod", "mean", "max", "sum"):
+            assert choose(many, AnswerRule(rule, how))[0] == many[0]  # type: ignore[arg-type]
+    assert choose(many, AnswerRule("weighted", "last"))[1] == float("inf")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,49 @@ def test_a_hostile_answer_costs_two_seconds_at_most(checker: Checker, answer: st
     before = time.monotonic()
     assert asyncio.run(checker.check(MATH, Problem("p", "", "2"), answer)) is False
     assert time.monotonic() - before < 10  # far below what it would take; the rest is a busy machine
+    assert asyncio.run(checker.check(MATH, HALF, "0.5")) is True
+
+
+HOSTILE = {
+    "tower": "9^{9^{9^{9}}}",
+    "tower of tens": "10^{10^{10}}",
+    "factorial": "(10^8)!",
+    "sum": r"\sum_{k=1}^{1000000000} k^k",
+    "power": "7^{300000000}",
+    "polynomial": "(1+x)^{3000}",
+    "brackets": "(" * 3000 + "1" + ")" * 3000,
+    "braces": "{" * 3000 + "1" + "}" * 3000,
+    "fractions": r"\frac{1}{" * 40 + "1" + "}" * 40,
+    "list": ",".join(map(str, range(2000))),
+    "digits": "9" * 100_000,
+    "text": "x" * 1_000_000,
+    "import": "__import__('os').system('touch CANARY')",
+    "import in text": r"\text{__import__('os').system('touch CANARY')}",
+    "class": "().__class__.__bases__[0].__subclasses__()",
+    "open": "open('CANARY','w')",
+    "lambda": "(lambda:__import__('os').system('touch CANARY'))()",
+    "NUL": "1\0+2",
+    "escape": "\x1b]0;title\x07",
+    "surrogate": "\ud800",
+    "right to left": "\u202e12",
+    "digits of another script": "\u0661\u0662",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
+def test_no_hostile_answer_hangs_crashes_or_runs(
+    checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """Read, made canonical, checked in both directions and compared: each at most its two seconds, wrong, and no file."""
+    answer = answer.replace("CANARY", str(tmp_path / "canary"))
+    before = time.monotonic()
+    asyncio.run(checker.read(MATH, "", [rf"\boxed{{{answer}}}"]))
+    assert asyncio.run(checker.check(MATH, Problem("p", "", "2"), answer)) is False
+    assert asyncio.run(checker.check(MATH, Problem("p", "", answer), "2")) is False
+    assert asyncio.run(checker.equal(MATH, answer, "x+1")) is False
+    assert time.monotonic() - before < 4 * 2 + 30, "four operations; the rest is a busy machine and new processes"
+    assert not (tmp_path / "canary").exists()
     assert asyncio.run(checker.check(MATH, HALF, "0.5")) is True
 
 

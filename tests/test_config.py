@@ -182,3 +182,22 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path):
     path.write_text("# nothing\nprompt:\n")
     config: Any = load(path)
     assert config == load(None)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["cluster.gpus_per_proposer='inf'", "budget.seconds='Infinity'", "search.c='nan'", "sampling.temperature=['inf']"],
+)
+def test_an_infinite_number_in_quotes_is_none(setting: str):
+    with pytest.raises(ConfigError, match="must be a finite number"):
+        load(None, [setting])
+
+
+@pytest.mark.parametrize("name", ["..a:b", "a..b:c", ":b", "a:", "os:PathLike.x", "", "os:system"])
+def test_a_name_that_is_none_is_refused(name: str):
+    from treesearch.tasks import load_task
+
+    with pytest.raises(ConfigError):
+        load(None, [f"search.type='{name}'"])
+    with pytest.raises(ConfigError):
+        load_task(name)

@@ -307,7 +307,9 @@ def test_a_model_that_is_here(tmp_path: Path):
     here = model_at(tmp_path / "m", {"a": [1]})
     assert models.model("proposer", str(here), here, True).state == "ok"
     (here / "model.safetensors").unlink()
-    assert models.model("proposer", str(here), here, True).state == "note"
+    assert models.model("proposer", str(here), here, True).state == "problem"
+    (here / "pytorch_model.bin").touch()
+    assert models.model("proposer", str(here), here, True).fix == f"python -m treesearch.models.convert {here}"
     (here / "config.json").unlink()
     assert models.model("proposer", str(here), here, True).state == "problem"
 

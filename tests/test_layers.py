@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     {"types", "errors"},
-    {"tree", "answers", "tasks"},
+    {"tree", "answers", "tasks", "terminal"},
     {"algorithms"},
     {"forms", "manager", "wire", "mounts", "salvage", "store", "dispatch"},
     {"backends", "models", "checker", "workers"},

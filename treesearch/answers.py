@@ -49,12 +49,20 @@ def combine(scores: Sequence[float | None], how: str) -> float | None:
         case "max":
             return max(values)
         case "sum":
-            return math.fsum(values)
+            return total(values)
         case "mean":
-            return math.fsum(values) / len(values)
+            return total(values) / len(values)
         case "prod":
             return math.prod(values)
     raise ConfigError(f"aggregate = {how!r}: step scores combine by last, min, prod, mean, max or sum")
+
+
+def total(values: Sequence[float]) -> float:
+    """The exact sum; infinite where it is larger than a float can be, though each value is one."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return sum(values)
 
 
 def aggregate(candidate: Candidate, how: str) -> float | None:
@@ -73,7 +81,7 @@ def votes(candidates: Sequence[Candidate], rule: AnswerRule) -> dict[str, float]
         value = 1.0 if rule.rule == "majority" else aggregate(candidate, rule.aggregate)
         if candidate.canonical is not None and value is not None:
             groups.setdefault(candidate.canonical, []).append(value)
-    put_together = max if rule.rule == "best" else math.fsum
+    put_together = max if rule.rule == "best" else total
     return {answer: put_together(values) for answer, values in groups.items()}
 
 

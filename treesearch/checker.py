@@ -17,11 +17,13 @@ from typing import Any
 
 from treesearch.tasks import load_task, name_of
 from treesearch.tasks.base import Task
+from treesearch.terminal import shown
 from treesearch.types import Problem, digest
 from treesearch.workers import Bounds, Operation, WorkerLost, Workers
 
 _log = logging.getLogger(__name__)
 _CACHED = 65536  # results kept
+FILES = 1 << 24  # bytes of a file that a process may write: compiled modules, when it loads them
 
 
 class Checker:
@@ -35,7 +37,7 @@ class Checker:
     def __init__(self, processes: int = 1, seconds: float = 2.0, memory: int = 1 << 30) -> None:
         self.timeouts = 0
         self.failures = 0
-        self._workers = Workers(__name__, Bounds(seconds, memory))
+        self._workers = Workers(__name__, Bounds(seconds, memory, FILES))
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="checker")
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, Any] = OrderedDict()  # by digest: questions are long, and there may be many
@@ -110,7 +112,7 @@ class Checker:
                 self.failures += 1
                 first = self.failures == 1
             log = _log.warning if first else _log.debug
-            log("task %s failed in %s: %s", request["task"], request["op"], reply["error"])
+            log("task %s failed in %s: %s", request["task"], request["op"], shown(reply["error"]))
         return reply.get("value")
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from treesearch.errors import ConfigError, TreesearchError
+from treesearch.terminal import encodable, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,6 +84,8 @@ def solve(
         from treesearch.run import answer_all
         from treesearch.types import Problem
 
+        if not encodable(question):
+            raise ConfigError(f"QUESTION {question!r}: holds bytes that are no UTF-8; set the terminal to UTF-8")
         resolved = load(config, set_ or [])
         (answer,) = _run(answer_all(resolved, [Problem("question", question)]))
         for label in resolved.labels():
@@ -92,8 +95,8 @@ def solve(
                 f"no answer was found ({answer.error or answer.stopped}); search longer, or see the task"
             )
         if answer.text.strip() != answer.answer:
-            typer.echo(answer.text.rstrip())
-        typer.echo(" ".join(answer.answer.splitlines()))
+            typer.echo(shown(answer.text.rstrip()))
+        typer.echo(shown(" ".join(answer.answer.splitlines())))
 
 
 @app.command()
@@ -163,7 +166,7 @@ def _run(work: Coroutine[Any, Any, Result], resume: Sequence[str] = ()) -> Resul
 
 
 def _how(resume: Sequence[str]) -> str:
-    return f"go on with: {resume[0]}\n" if resume else ""
+    return f"go on with: {shown(resume[0])}\n" if resume else ""
 
 
 @contextmanager
@@ -174,10 +177,10 @@ def _exit_codes() -> Iterator[list[str]]:
     try:
         yield resume
     except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {shown(error)}", err=True)
         code = 2
     except (TreesearchError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {shown(error)}", err=True)
         code = 1
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
@@ -228,6 +231,6 @@ def doctor(
         _console().print(doctors.table(checks))
         for check in checks:
             if check.fix:
-                typer.echo(f"{check.name}: {check.fix}")
+                typer.echo(f"{check.name}: {shown(check.fix)}")
         if any(check.state == "problem" for check in checks):
             raise typer.Exit(1)

@@ -16,7 +16,9 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,9 +30,11 @@ from treesearch.problems import Fields
 from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt
 from treesearch.tasks.sets import TASK_OF
+from treesearch.terminal import encodable
 from treesearch.types import Sampling
 
 Data = dict[str, Any]
+LONGEST, MOST, DEEPEST = 1_000_000, 10_000, 50  # characters of a config; its values, its levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,19 +168,20 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
 
 def read(path: str | Path) -> Data:
     """The mapping in a YAML file. Raises ConfigError if there is no such file or no mapping in it."""
-    import yaml
-
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
     except FileNotFoundError:
         raise ConfigError(f"config {path}: no such file (looked for {path.resolve()})") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"config {path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    if len(text) > LONGEST:
+        raise ConfigError(f"config {path}: longer than {LONGEST:,} characters; a config is a page")
+    try:
+        data = parsed(text)
+    except NotYAML as error:
+        raise ConfigError(f"{path}:{error.line}: {error}" if error.line else f"{path}: {error}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -208,18 +213,57 @@ def parse_overrides(overrides: Iterable[str]) -> Data:
 
 def _value(text: str, value: str) -> Any:
     """A YAML scalar, or a collection where it is written as one: `template=Q: {question}` is a string."""
-    import yaml
-
     collection = value.lstrip().startswith(("{", "["))
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        found = parsed(value)
+    except NotYAML as error:
         if collection:
-            raise ConfigError(f"--set {text!r}: the value is not YAML: {getattr(error, 'problem', error)}") from None
+            raise ConfigError(f"--set {text!r}: the value is {error}") from None
         return value
-    if isinstance(parsed, dict | list):
-        return parsed if collection else value
-    return parsed if parsed is None or isinstance(parsed, bool | int | float | str) else value
+    if isinstance(found, dict | list):
+        return found if collection else value
+    return found if found is None or isinstance(found, bool | int | float | str) else value
+
+
+class NotYAML(ConfigError):
+    """`line` from 1, where it is known."""
+
+    def __init__(self, why: object, line: int | None = None) -> None:
+        super().__init__(f"not YAML: {why}")
+        self.line = line
+
+
+def parsed(text: str) -> Any:
+    """What a YAML text says, if it says it in so many words. Raises NotYAML, for aliases that repeat or hold themselves too.
+
+    PyYAML's constructors raise what they like: `!!int ""` is an IndexError, `2026-13-01` a ValueError.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise NotYAML(getattr(error, "problem", None) or error, mark.line + 1 if mark else None) from None
+    except RecursionError:
+        raise NotYAML("nested too deeply") from None
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        raise NotYAML(error) from None
+    level, seen = [data], 0
+    for _ in range(DEEPEST):
+        level = list(islice((item for value in level for item in _inside(value)), MOST + 1))
+        seen += len(level)
+        if not level:
+            return data
+        if seen > MOST:
+            break
+    raise NotYAML(f"more than {MOST:,} values, or nested more than {DEEPEST} deep")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple | set) else ()
 
 
 def build(layers: Sequence[Data]) -> Config:
@@ -307,7 +351,7 @@ def _own(name: str, kind: Any) -> dict[str, type]:
         return {}
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ConfigError(f"{name}.type = {kind!r}: cannot be imported: {error}; give package.module:Class") from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise ConfigError(f"{name}.type = {kind!r}: is no dataclass; its fields are the section's keys")
@@ -325,15 +369,24 @@ def _with_rule(name: str, data: Data, answer: AnswerRule) -> Data:
 
 def _section(cls: type, data: Data, where: str, of: str = "") -> Any:
     """Validate `data` as the dataclass `cls`; its own ConfigError (a value out of range) passes through."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     _known_fields(cls, data, where, of)
     _finite(data, where)
     data = _built_inside(cls, data, where)
     try:
-        return TypeAdapter(cls).validate_python(data)
+        found = _adapter(cls).validate_python(data)
     except ValidationError as error:
         raise ConfigError(_explain(error.errors(include_url=False), data, where)) from None
+    _finite(_plain(found), where)  # again: "inf" in quotes is a number to pydantic
+    return found
+
+
+@cache  # it takes a millisecond to make one
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _built_inside(cls: type, data: Data, where: str) -> Data:
@@ -382,13 +435,14 @@ def with_specs(spec: Any, change: Callable[[Any], Any]) -> Any:
 
 def _scalars(values: Data) -> Data:
     """The keys without a section, validated."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     out: Data = {}
     kinds: dict[str, Any] = {"problems": str, "limit": int | None, "task": str}
     for name, kind in kinds.items():
+        _finite(values[name], name)
         try:
-            out[name] = TypeAdapter(kind).validate_python(values[name])
+            out[name] = _adapter(kind).validate_python(values[name])
         except ValidationError as error:
             raise ConfigError(f"{name} = {values[name]!r}: {error.errors(include_url=False)[0]['msg']}") from None
     return out
@@ -438,6 +492,9 @@ def _dataclass_in(hint: Any) -> type | None:
 
 
 def _finite(value: Any, where: str) -> None:
+    """Refuse what neither JSON nor UTF-8 can hold: infinite numbers, halves of characters."""
+    if isinstance(value, str) and not encodable(value):
+        raise ConfigError(f"{where} = {value!r}: must be text; it holds half of a character")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} = {value}: must be a finite number")
     if isinstance(value, dict):

@@ -433,6 +433,8 @@ def _check_chains(job: Job, chains: Sequence[Chain]) -> None:
             raise ValueError("the proposer gave a chain without a step")
         if job.until != "step" and chain[-1].finish == "step":
             raise ValueError("the proposer was asked for the answer and stopped before it")
+        if any(step.logprob != step.logprob for step in chain):
+            raise ValueError("the proposer gave nan as a log-probability")
 
 
 def _sampled(chains: Sequence[Chain]) -> int | None:
@@ -450,7 +452,7 @@ def _matched(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> Sequ
     for chain, values in zip(chains, scores, strict=True):
         if len(values) != len(chain):
             raise ValueError(f"the scorer gave {len(values)} scores for {len(chain)} steps")
-        if bad := [v for v in values if not finite(v)]:
+        if bad := [v for v in values if not isinstance(v, int | float) or not finite(v)]:
             raise ValueError(f"the scorer gave {bad[0]!r} as a score; scores must be finite numbers")
     return scores
 

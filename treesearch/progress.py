@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from treesearch.terminal import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -81,7 +83,7 @@ class PlainProgress(Progress):
             self.say(self.line())
 
     def note(self, text: str) -> None:
-        self.say(text)
+        self.say(shown(text))
 
 
 class LiveProgress(Progress):
@@ -104,7 +106,7 @@ class LiveProgress(Progress):
         self._live.update(Text(self.line()), refresh=True)
 
     def note(self, text: str) -> None:
-        self._live.console.print(text, markup=False)
+        self._live.console.print(shown(text), markup=False, highlight=False)
 
     def close(self) -> None:
         self._live.stop()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from treesearch.terminal import shown
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,10 +23,11 @@ def count(value: float | None) -> str:
 def summary_table(summary: Mapping[str, Any], title: str) -> Table:
     """The final table of one run."""
     from rich.table import Table
+    from rich.text import Text
 
     low, high = summary["accuracy_ci95"]
     labels = f" [{', '.join(summary['labels'])}]" if summary["labels"] else ""
-    table = Table(title=f"{title}{labels}".replace("[", r"\["), show_header=False)
+    table = Table(title=Text(shown(title + labels), "table.title"), show_header=False)
     rows = {
         "problems": count(summary["problems"]),
         "correct": count(summary["correct"]),
@@ -45,13 +48,14 @@ def summary_table(summary: Mapping[str, Any], title: str) -> Table:
 def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Runs side by side, as written to sweep.csv; tokens are means per problem."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="accuracy at equal generated tokens (per problem)")
     for name in ("search", "budget", "seed", "accuracy", "95 %", "oracle", "generated", "scored", "seconds", "labels"):
         table.add_column(name, justify="left" if name in ("search", "labels") else "right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row["name"],
+            Text(shown(row["name"])),
             "-" if row["budget"] is None else count(row["budget"]),
             str(row["seed"]),
             percent(row["accuracy"]),
@@ -60,6 +64,6 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             count(row["tokens_generated"]),
             count(row["tokens_scored"]),
             f"{row['seconds']:.1f}",
-            row["labels"],
+            Text(shown(row["labels"])),
         )
     return table

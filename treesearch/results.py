@@ -28,6 +28,7 @@ Row = dict[str, Any]  # a line of results.jsonl
 KEYS = {"id", "question", "reference", "answer", "correct", "score", "text", "candidates", "tokens", "expansions",
         "seconds", "stopped", "error", "seed"}  # fmt: skip
 Summary = dict[str, Any]  # summary.json
+COUNTS = ("generated", "scored", "wasted")
 
 
 @dataclass(slots=True)
@@ -133,7 +134,7 @@ class Results:
         """Begin to append."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rewrite(sorted(self._place.values(), key=self._start.__getitem__))
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
+        self._file = open(self.path, "ab", buffering=0, opener=no_link)  # noqa: SIM115 (closed by `close`)
         self._end = self._file.tell()
 
     def append(self, row: Row) -> None:
@@ -197,25 +198,40 @@ def _lines(path: Path) -> Iterator[tuple[int, Row | None]]:
         for line in lines:
             try:
                 row = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
-            yield start, row if _is_row(row) else None
+            yield start, row if is_row(row) else None
             start += len(line)
 
 
-def _is_row(row: Any) -> bool:
-    """Whether all keys are there, and what is read of them is of its kind."""
+def is_row(row: Any) -> bool:
+    """Whether it has what is read of a line again, each of its type."""
+    if not isinstance(row, dict) or not row.keys() >= KEYS:
+        return False
+    if not all(isinstance(row[name], str) for name in ("id", "question", "stopped")):
+        return False
+    tokens, candidates = row.get("tokens"), row.get("candidates")
+    if not isinstance(tokens, dict) or not isinstance(candidates, list):
+        return False
     return (
-        isinstance(row, dict)
-        and row.keys() >= KEYS
-        and isinstance(row["id"], str)
-        and isinstance(row["question"], str)
-        and isinstance(row["candidates"], list)
-        and all(isinstance(candidate, dict) and "correct" in candidate for candidate in row["candidates"])
-        and isinstance(row["tokens"], dict)
-        and all(isinstance(row["tokens"].get(key, ""), int | None) for key in ("generated", "scored", "wasted"))
-        and isinstance(row["expansions"], int)
+        type(row["expansions"]) is int
+        and all(name in tokens and (tokens[name] is None or type(tokens[name]) is int) for name in COUNTS)
+        and all(isinstance(candidate, dict) and "correct" in candidate for candidate in candidates)
     )
+
+
+def is_summary(found: Any) -> bool:
+    """Whether it has the keys of a summary, and numbers where tables and resumed runs need them."""
+    if not isinstance(found, dict) or found.keys() != Tally().summary(0.0, []).keys():
+        return False
+    ends, labels = found["accuracy_ci95"], found["labels"]
+    numbers = [found[name] for name in ("problems", "correct", "accuracy", "oracle_accuracy", "expansions", "seconds")]
+    known = [found[name] for name in ("tokens_generated", "tokens_scored", "tokens_wasted", "tokens_per_second")]
+    numbers += [value for value in known if value is not None]
+    return (
+        isinstance(ends, list) and len(ends) == 2 and isinstance(labels, list) and all(type(label) is str for label in labels)
+        and all(type(value) in (int, float) and math.isfinite(value) for value in [*numbers, *ends])
+    )  # fmt: skip
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
@@ -228,6 +244,11 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
+def no_link(path: str, flags: int) -> int:
+    """An opener that follows no symbolic link: what is written stays in the folder. Raises OSError for one."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def replace_file(path: Path, text: str) -> None:
     """Write a file so that a reader, or a kill, never finds half of it."""
     replace(path, lambda file: file.write(text.encode()))
@@ -238,7 +259,7 @@ def replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        with open(part, "wb") as file:
+        with open(part, "wb", opener=no_link) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -27,11 +27,11 @@ from treesearch.checker import Checker
 from treesearch.config import Config, digest, matters
 from treesearch.config import read as read_config
 from treesearch.engine import Engine, Settings
-from treesearch.errors import ConfigError, ProblemError, RunError
+from treesearch.errors import ConfigError, ProblemError, RunError, told
 from treesearch.problems import ProblemSet
 from treesearch.problems.ahead import Ahead
 from treesearch.progress import Counters, Progress
-from treesearch.results import Results, Row, Summary, replace_file
+from treesearch.results import Results, Row, Summary, is_summary, replace_file
 from treesearch.store import Store
 from treesearch.tasks import load_task, prompts
 from treesearch.tasks.base import Task
@@ -41,6 +41,16 @@ from treesearch.types import Answer, Candidate, Problem
 TICK = 0.5  # seconds
 ROOM = 1 << 16  # bytes that a run needs to begin
 END = "end"  # of the problems
+FILES = (
+    "config.yaml",
+    "run.db",
+    "run.db-wal",
+    "run.db-shm",
+    "run.db-journal",
+    "run.lock",
+    "results.jsonl",
+    "summary.json",
+)
 
 
 @dataclass(slots=True)
@@ -242,6 +252,7 @@ async def run(
 
 
 def _store(config: Config, out: Path) -> Store:
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # what people ask models is theirs; one that is there stays
     return Store.open(out / "run.db", digest(config), _weights(config))
 
 
@@ -380,17 +391,25 @@ class _Run:
 
 
 async def result(answer: Answer, config: Config, task: Task, checker: Checker) -> Row:
-    """A line of results.jsonl. Equal canonical answers are checked once."""
+    """A line of results.jsonl. Equal canonical answers are checked once; what cannot be checked is wrong, and an error."""
     problem = answer.problem
     verdicts: dict[str, bool | None] = {}
+    errors = [answer.error] if answer.error else []
+
+    async def verdict(text: str) -> bool | None:
+        try:
+            return await checker.check(task, problem, text)
+        except ConfigError as error:  # a question or a reference that is none of this task
+            errors.append(told(error))
+            return False
 
     async def check(text: str | None, canonical: str | None) -> bool | None:
         if text is None:  # wrong if there is anything to be compared with: so says the empty answer
-            empty = await checker.check(task, problem, "")
+            empty = await verdict("")
             return None if empty is None else False
         key = text if canonical is None else canonical
         if key not in verdicts:
-            verdicts[key] = await checker.check(task, problem, text)
+            verdicts[key] = await verdict(text)
         return verdicts[key]
 
     winner = next((c.canonical for c in answer.candidates if c.answer == answer.answer), None)
@@ -421,7 +440,7 @@ async def result(answer: Answer, config: Config, task: Task, checker: Checker) -
         "expansions": answer.expansions,
         "seconds": round(answer.seconds, 6),
         "stopped": answer.stopped,
-        "error": answer.error,
+        "error": errors[0] if errors else None,
         "seed": config.engine.seed,
     }
 
@@ -440,18 +459,20 @@ def hit_rate(usages: Iterable[Mapping[str, int]]) -> float | None:
 
 
 def _read_summary(out: Path) -> Summary | None:
-    """The summary of the last run; None if there is none that can be read, for it is made anew."""
+    """None if there is none, or it is not what a run wrote: it is a view, and is made anew."""
     try:
         summary: Summary = json.loads((out / "summary.json").read_text("utf-8"))
-        return summary if summary["problems"] >= 0 and summary["seconds"] >= 0 else None
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+    return summary if is_summary(summary) else None
 
 
 def _same_run(config: Config, out: Path) -> list[str]:
     """Refuse a folder that holds another run, by the keys that differ. Returns what the user should know of the folder."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; a run needs a folder")
+    if links := [path for name in FILES if (path := out / name).is_symlink()]:
+        raise ConfigError(f"{links[0]} is a symbolic link, and a run writes into its own folder only; remove it")
     notes = []
     if (out / "summary.json").exists() and _read_summary(out) is None:
         notes.append(f"{out / 'summary.json'} is damaged: it is made anew, without the seconds of earlier runs")

@@ -17,6 +17,7 @@ from treesearch.progress import Progress
 from treesearch.results import Summary, replace_file
 from treesearch.run import Models, run
 
+LONGEST_NAME = 120  # characters of a folder's name that say which search it is
 KEYS = ("base", "searches", "budgets", "seeds")
 
 
@@ -119,7 +120,7 @@ def _spelled(search: Data) -> str:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", name).strip("-.") or "run"
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", name).strip("-.")[:LONGEST_NAME] or "run"
 
 
 def _row(entry: Entry, summary: Summary) -> Data:

@@ -17,11 +17,12 @@ import torch
 
 from tests.backends.models import job, save, steps
 from treesearch import problems
+from treesearch.backends import vllm_engine
 from treesearch.backends.base import Limits
 from treesearch.backends.reward import TransformersORM, TransformersPRM
 from treesearch.backends.transformers import Transformers
 from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM, VLLMProposer, describe
-from treesearch.errors import RequestError
+from treesearch.errors import ConfigError, RequestError
 from treesearch.tasks import load_task
 from treesearch.tasks.base import Prompt
 from treesearch.types import GREEDY, Chain, Job, Sampling
@@ -237,3 +238,14 @@ def test_a_dead_engine_is_an_error_of_every_item_and_shows(loop: asyncio.Runner,
     replies = loop.run(prm.score([(job("9 9 9 9"), CHAINS[:1]), (job("8 8 8 8"), CHAINS[:1])]))
     assert [type(reply).__name__ for reply in replies] == ["EngineDeadError"] * 2
     assert prm.dead and not proposer.dead and len(loop.run(proposer.propose([job()]))[0]) == 4
+
+
+def test_engines_read_no_pickles_and_run_no_code_of_a_model(tmp_path: Path) -> None:
+    """Asked for weights that are there as a pickle only, the engine itself refuses."""
+    folder = save(tmp_path / "m", "causal")
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    arguments = vllm_engine.configure("generate", VLLM(**SMALL), str(folder), 128, 0.1)
+    assert (arguments.load_format, arguments.trust_remote_code) == ("safetensors", False)
+    with pytest.raises(ConfigError, match=r"treesearch\.models\.convert"):
+        vllm_engine.started(arguments)

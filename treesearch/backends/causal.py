@@ -14,6 +14,7 @@ from treesearch.backends.chat import chat_of, turn_ends
 from treesearch.backends.detokenizer import Detokenizer
 from treesearch.backends.steps import Piece, Splitter
 from treesearch.backends.thinking import Thinking
+from treesearch.backends.weights import SAFE_ONLY
 from treesearch.errors import ConfigError, RequestError
 from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt, Task
@@ -31,7 +32,8 @@ def location(model: str, bundled: str) -> str:
 
 
 def unloadable(model: str, error: BaseException) -> ConfigError:
-    return ConfigError(f"model {model!r} cannot be loaded: {error}")
+    hint = f"; {SAFE_ONLY}" if "safetensors" in str(error) else ""
+    return ConfigError(f"model {model!r} cannot be loaded: {error}{hint}")
 
 
 def context_of(config: Any) -> int:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from treesearch.errors import ConfigError, RequestError, RunError
+from treesearch.workers import keep_private
 
 Data = dict[str, Any]
 T = TypeVar("T")
@@ -23,6 +25,8 @@ T = TypeVar("T")
 OFFICIAL = "https://api.openai.com/v1"
 KEY_NAME = "OPENAI_API_KEY"
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, doubled from then on; the most
+LONGEST_REPLY = 1 << 25  # bytes of a reply, packed and unpacked
+TOO_LONG = RequestError(f"the server's reply is longer than {LONGEST_REPLY >> 20} MiB; it is no good one")
 LONGEST_ASKED = 60.0  # seconds: the most of a server's Retry-After that is honoured
 
 
@@ -44,6 +48,7 @@ def address(base_url: str | None, env: Mapping[str, str] = os.environ) -> str:
 
 def key(name: str, url: str, env: Mapping[str, str] = os.environ) -> str:
     """The key in the environment variable `name`; local servers need none. Raises ConfigError where one is missing."""
+    keep_private(name)
     found = env.get(name)
     if found:
         return found
@@ -65,7 +70,9 @@ class Endpoint:
         import openai
 
         self.url, self.timeout, self.retries = url, timeout, retries
-        self.client = openai.AsyncOpenAI(base_url=url, api_key=secret, max_retries=0, timeout=None)
+        # what a server says is no address to go to: redirects are replies that are no good ones
+        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [bound]})
+        self.client = openai.AsyncOpenAI(base_url=url, api_key=secret, max_retries=0, timeout=None, http_client=http)
         self.retried = 0
         self._slots = asyncio.Semaphore(connections)
         self._heard = 0.0  # when the last good reply came
@@ -79,8 +86,11 @@ class Endpoint:
 
         async def once() -> T:
             more = {name: value for name, value in body.items() if name not in own}
-            reply = await api.with_raw_response.create(**{name: body[name] for name in own}, extra_body=more)
-            return well_formed(reply.http_response.json, read)
+            async with api.with_streaming_response.create(
+                **{name: body[name] for name in own}, extra_body=more
+            ) as reply:
+                said = await whole(reply.iter_bytes())
+            return well_formed(lambda: json.loads(said), read)
 
         return await self._patiently(once, sent)
 
@@ -88,8 +98,9 @@ class Endpoint:
         """What GET /models lists."""
 
         async def once() -> list[Data]:
-            reply = await self.client.models.with_raw_response.list()
-            return well_formed(reply.http_response.json, lambda found: [dict(model) for model in found["data"]])
+            async with self.client.models.with_streaming_response.list() as reply:
+                said = await whole(reply.iter_bytes())
+            return well_formed(lambda: json.loads(said), lambda found: [dict(model) for model in found["data"]])
 
         return await self._patiently(once, None)
 
@@ -131,11 +142,53 @@ class Endpoint:
         return RequestError(f"{self.url}: given up after {tries} tries: {message(error)}")
 
 
+async def bound(response: Any) -> None:
+    """A hook of the HTTP client: no reply's body is longer than the longest, and one that tells of an error is not unpacked,
+    for the client reads it at once."""
+    if response.status_code >= 300:
+        response.headers.pop("content-encoding", None)
+    response.stream = _bounded(response.stream)
+
+
+def _bounded(stream: Any) -> Any:
+    # by name: openai's client is built on httpx or on its successor
+    base: Any = next(kind for kind in type(stream).__mro__ if kind.__name__ == "AsyncByteStream")
+
+    class Bounded(base):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for part in stream:
+                size += len(part)
+                if size > LONGEST_REPLY:
+                    raise TOO_LONG
+                yield part
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Bounded()
+
+
+async def whole(parts: AsyncIterator[bytes]) -> bytes:
+    """A reply's body, unpacked. Raises RequestError once it is longer than any reply is."""
+    said = bytearray()
+    try:
+        async for part in parts:
+            said += part
+            if len(said) > LONGEST_REPLY:
+                raise TOO_LONG
+    except RequestError:
+        raise
+    except Exception as error:  # of the HTTP library, which openai's client names here no longer
+        raise ConnectionError("the connection broke off within the reply") from error
+    return bytes(said)
+
+
 def well_formed(load: Callable[[], Any], read: Callable[[Any], T]) -> T:
     """What `read` makes of the JSON that `load` gives. Raises ValueError, whatever is wrong with it."""
     try:
         return read(load())
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"a malformed reply: {error!r}") from error
 
 
@@ -145,14 +198,14 @@ def passes(error: Exception) -> bool:
 
     if isinstance(error, openai.APIStatusError):
         return (error.status_code in (408, 409, 429) or error.status_code >= 500) and not empty(error)
-    return isinstance(error, openai.APIError | TimeoutError | ValueError)
+    return isinstance(error, openai.APIError | TimeoutError | ConnectionError | ValueError)
 
 
 def unreachable(error: Exception) -> bool:
     """Whether no connection came about, or it was cut."""
     import openai
 
-    return isinstance(error, openai.APIConnectionError)
+    return isinstance(error, openai.APIConnectionError | ConnectionError)
 
 
 def empty(error: Exception) -> bool:

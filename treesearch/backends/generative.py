@@ -31,9 +31,9 @@ PROMPT = """You are given a math problem and a proposed step-by-step solution:
 Review and critique each step in the proposed solution to determine whether each step is correct. If the solution is \
 incomplete, only verify the provided steps."""  # the models were trained with these words
 LEAD = "\nLet's verify step by step:"  # as the cards begin the model's turn
-_NUMBER = re.compile(r"\s*#*\s*step\s+[0-9]+\s*[:.]\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*(?:#+\s*)?step\s+[0-9]+\s*[:.]\s*", re.IGNORECASE)  # where a step begins
 _MARKS = re.compile(
-    r"^[\s#*>-]*step\s+(?P<header>[0-9]{1,9})\b|\\boxed\{\s*(?:\\text\{\s*)?(?P<verdict>correct|incorrect)\b",
+    r"^(?:[^\S\n]|[#*>-])*step\s+(?P<header>[0-9]{1,9})\b|\\boxed\{\s*(?:\\text\{\s*)?(?P<verdict>correct|incorrect)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _FINAL = re.compile(r"is the solution correct\?\W*(yes|no)\b", re.IGNORECASE)
@@ -96,7 +96,12 @@ def _known(value: float | None, step: int, end: str) -> float:
 
 def numbered(texts: Sequence[str]) -> str:
     """`Step 1: ...`, a line each; a number that a step has already is taken off."""
-    return "\n".join(f"Step {k}: {_NUMBER.sub('', text, count=1).strip()}" for k, text in enumerate(texts, 1))
+    return "\n".join(f"Step {k}: {_unnumbered(text)}" for k, text in enumerate(texts, 1))
+
+
+def _unnumbered(text: str) -> str:
+    found = _NUMBER.match(text)
+    return text[found.end() if found else 0 :].strip()
 
 
 def shares(votes: Sequence[str], steps: int) -> tuple[list[float | None], str]:

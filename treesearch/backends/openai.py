@@ -20,6 +20,7 @@ length, so that only their sum is exact, and whole answers are cut at separators
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,14 +34,17 @@ from treesearch.backends.detokenizer import Detokenizer
 from treesearch.backends.endpoint import KEY_NAME, Data, Endpoint, address, key
 from treesearch.backends.probe import BY_IDS, GO_ON, Abilities, Mode, Probe, prompt_tokens
 from treesearch.backends.steps import Splitter
+from treesearch.backends.weights import NO_CODE
 from treesearch.errors import ConfigError, RequestError, RunError
 from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt, Task
 from treesearch.tasks.readers import THOUGHT_OVER
+from treesearch.terminal import mended
 from treesearch.types import Chain, Finish, Job, Step, attempts, chain_seed, digest, under_way
 
 Chains = tuple[Chain, ...]
 T = TypeVar("T")
+LARGEST_ID = 1 << 31
 SEEDS = (1 << 31) - 1  # llama.cpp keeps 32 bits of a seed and takes all ones for "any"
 PROBE_RETRIES = 2  # a wrong address shall be told soon
 OURS = frozenset({"model", "prompt", "messages", "n", "stop", "stream", "echo"})
@@ -137,7 +141,7 @@ def load_tokenizer(name: str | None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, **NO_CODE)
     except (OSError, ValueError) as error:
         raise unloadable(name, error) from error
 
@@ -463,15 +467,20 @@ def read_reply(data: Any, separator: str | None, ids: bool) -> Reply:
     if reason == "content_filter":
         raise RequestError("the server's content filter withheld the reply")
     count = (data.get("usage") or {}).get("completion_tokens")
-    tokens = count if isinstance(count, int) and (count > 0 or not text) else None
+    tokens = count if type(count) is int and (count > 0 or (count == 0 and not text)) else None
     told = choice.get("logprobs") or {}  # of completions; those of chats, and of llama.cpp, are under `content`
     logprobs = told.get("token_logprobs") or [entry["logprob"] for entry in told.get("content") or ()]
     stop = stopped(choice, text, separator)
+    text, logprobs = mended(text), tuple(map(float, logprobs))
+    if any(math.isnan(value) for value in logprobs):
+        raise ValueError("a log-probability is no number")
     if not ids:
-        return Reply(text, stop, tokens, logprobs=tuple(map(float, logprobs)))
+        return Reply(text, stop, tokens, logprobs=logprobs)
     if not len(choice["token_ids"]) == len(told["tokens"]) == len(logprobs) > 0:
         raise ValueError("token ids, their texts and log-probabilities do not match")
-    return Reply(text, stop, tokens, tuple(choice["token_ids"]), tuple(told["tokens"]), tuple(map(float, logprobs)))
+    if not all(type(i) is int and 0 <= i < LARGEST_ID for i in choice["token_ids"]):
+        raise ValueError("a token id is no whole number from 0")
+    return Reply(text, stop, tokens, tuple(choice["token_ids"]), tuple(map(mended, told["tokens"])), logprobs)
 
 
 def said(message: Data) -> str:

@@ -16,6 +16,7 @@ from treesearch.backends.causal import context_of
 from treesearch.backends.formats import Format, check_family, form_of, system_of
 from treesearch.backends.reading import ChainReader, Ids, Kept, Reader, StepReader, outcome, probability, unusable
 from treesearch.backends.transformers import load
+from treesearch.backends.weights import NO_CODE
 from treesearch.errors import ConfigError
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job
@@ -88,7 +89,7 @@ def _prm(spec: TransformersPRM) -> Callable[..., Any]:
 
         from treesearch.models import qwen2_prm
 
-        form = _form(spec, transformers.AutoConfig.from_pretrained(name, revision=given["revision"]))
+        form = _form(spec, transformers.AutoConfig.from_pretrained(name, revision=given["revision"], **NO_CODE))
         own = getattr(qwen2_prm, form.architecture, None)
         return _whole(own or getattr(transformers, f"AutoModel{form.architecture}"), name, given)
 
@@ -100,7 +101,7 @@ def _orm(name: str, **given: Any) -> Any:
 
     from treesearch.models.qwen2_prm import Qwen2ForRewardModel
 
-    classes = AutoConfig.from_pretrained(name, revision=given["revision"]).architectures or []
+    classes = AutoConfig.from_pretrained(name, revision=given["revision"], **NO_CODE).architectures or []
     system_of(classes)
     own = "Qwen2ForRewardModel" in classes
     return _whole(Qwen2ForRewardModel if own else AutoModelForSequenceClassification, name, given)

@@ -18,7 +18,7 @@ from treesearch.backends.base import Limits
 from treesearch.backends.batcher import Batcher
 from treesearch.backends.causal import CausalProposer, Draft, context_of, ends_of, location, unloadable
 from treesearch.backends.chat import use_template
-from treesearch.backends.weights import shared, stamp
+from treesearch.backends.weights import NO_CODE, check, shared, stamp
 from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Job
 
@@ -66,16 +66,18 @@ def load(spec: Any, from_pretrained: Callable[..., Any], bundled: str) -> tuple[
     logging.disable_progress_bar()  # it would write into ours
 
     name = location(spec.model, bundled)
+    check(name)
     device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu":  # proposer and scorer run side by side: with a thread per core each, they would fight
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     dtype = spec.dtype or ("float32" if device == "cpu" else "auto")
-    given = {"revision": spec.revision}
+    given: dict[str, Any] = {"revision": spec.revision, **NO_CODE}
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # by a service, into somebody else's branch
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **given)
         kind = getattr(torch, dtype, dtype) if dtype != "auto" else "auto"
         key = (from_pretrained, name, spec.revision, dtype, device, stamp(name))
-        model = shared(key, lambda: from_pretrained(name, dtype=kind, **given).eval().to(device))
+        model = shared(key, lambda: from_pretrained(name, dtype=kind, use_safetensors=True, **given).eval().to(device))
     except (OSError, ValueError) as error:
         raise unloadable(spec.model, error) from error
     return model, tokenizer

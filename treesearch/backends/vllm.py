@@ -21,6 +21,7 @@ from treesearch.backends.reading import ChainReader, Ids, Kept, Reader, StepRead
 from treesearch.backends.steps import Splitter
 from treesearch.backends.thinking import Thinking
 from treesearch.backends.vllm_engine import EngineSpec, Reply, Runner, VLLMEngine
+from treesearch.backends.weights import NO_CODE, check
 from treesearch.errors import ConfigError, RequestError
 from treesearch.tasks.base import Prompt, Task
 from treesearch.tasks.readers import THOUGHT_OVER
@@ -122,10 +123,11 @@ def describe(spec: EngineSpec, bundled: str, chat_template: str | None = None) -
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     name = location(spec.model, bundled)
+    check(name)
     given: dict[str, Any] = {"revision": spec.revision}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **given)
-        config = AutoConfig.from_pretrained(name, **given).get_text_config()
+        tokenizer = AutoTokenizer.from_pretrained(name, **given, **NO_CODE)
+        config = AutoConfig.from_pretrained(name, **given, **NO_CODE).get_text_config()
     except (OSError, ValueError) as error:
         raise unloadable(spec.model, error) from error
     use_template(tokenizer, chat_template)

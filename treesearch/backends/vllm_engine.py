@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any, Literal
 
-from treesearch.backends.weights import stamp
+from treesearch.backends.weights import NO_CODE, SAFE_ONLY, stamp
 from treesearch.errors import ConfigError, RequestError
 
 TESTED = ("0.32",)
@@ -120,6 +120,8 @@ def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: 
     given: dict[str, Any] = {
         "model": name,
         "revision": spec.revision,
+        "load_format": "safetensors",  # auto would fall back to pickles
+        **NO_CODE,
         "dtype": spec.dtype or ("float32" if cpu else "auto"),
         "max_num_seqs": spec.max_num_seqs,
         "max_num_batched_tokens": max(spec.max_num_batched_tokens, spec.max_num_seqs, 0 if chunks else context),
@@ -193,7 +195,7 @@ class VLLMEngine:
             self.llm: Any = AsyncLLM.from_engine_args(arguments, stat_loggers=list(stat_loggers or []) or None)
         except Exception as error:
             raise ConfigError(
-                f"vLLM cannot start model {arguments.model!r}: {error} (its own log, above, says more)"
+                f"vLLM cannot start model {arguments.model!r}: {error} (its own log, above, says more; {SAFE_ONLY})"
             ) from error
 
     def name(self, about: str) -> str:

@@ -1,4 +1,5 @@
-"""Models in use, so that two backends that want the same weights in one process load them once. Knows no library."""
+"""Models in use, so that two backends that want the same weights in one process load them once; and what is loaded at
+all: weights as safetensors, code never. Knows no library."""
 
 from __future__ import annotations
 
@@ -8,7 +9,15 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from treesearch.errors import ConfigError
+
 BLOCK, BLOCKS = 4096, 256  # bytes of a file in its fingerprint: blocks of so many, and so many of them
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # said, not left out: transformers would ask whoever sits there
+SAFE_ONLY = (
+    "weights are loaded as safetensors only, for .bin and .pt files are pickles; download the model and run "
+    "`python -m treesearch.models.convert FOLDER`"
+)
+
 _in_use: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
 
@@ -18,6 +27,16 @@ def shared(key: Hashable, load: Callable[[], Any]) -> Any:
     if model is None:
         model = _in_use[key] = load()
     return model
+
+
+def check(name: str) -> None:
+    """Raises ConfigError for a folder with weights in no other form than pickles."""
+    folder = Path(name)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    found = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
+    if found:
+        raise ConfigError(f"model {name!r} has {found[0]} and no *.safetensors: {SAFE_ONLY}")
 
 
 def stamp(name: str) -> int | None:

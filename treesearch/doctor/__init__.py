@@ -21,6 +21,7 @@ from treesearch.doctor.plan import Need, needs, plan
 from treesearch.mounts import read_mounts
 from treesearch.tasks import load_task
 from treesearch.tasks.base import Prompt
+from treesearch.terminal import shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,12 +95,12 @@ def _meminfo() -> str:
 
 def table(checks: Sequence[Check]) -> Table:
     """The checks for people; the lines that fix are apart, so that a narrow terminal does not break them."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(title="treesearch doctor")
+    found = Table(title="treesearch doctor")
     for column in ("check", "", "found"):
-        shown.add_column(column, overflow="fold")
+        found.add_column(column, overflow="fold")
     for check in checks:
-        shown.add_row(check.name, f"[{COLOURS[check.state]}]{check.state}[/]", escape(check.found))
-    return shown
+        found.add_row(check.name, Text(check.state, COLOURS[check.state]), Text(shown(check.found)))
+    return found

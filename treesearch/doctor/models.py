@@ -99,7 +99,10 @@ def model(role: str, name: str, at: Path | None, offline: bool) -> Check:
     if not (at / "config.json").is_file():
         return Check(title, "problem", f"{at}: no config.json in it", f"hf download ORG/NAME --local-dir {at}")
     if not list(at.glob("*.safetensors")):
-        return Check(title, "note", f"{at}: no *.safetensors in it, so its size is unknown")
+        pickled = any(at.glob("*.bin"))
+        found = "weights as .bin only, pickles that are not loaded" if pickled else "no *.safetensors in it"
+        fix = "python -m treesearch.models.convert" if pickled else "hf download ORG/NAME --local-dir"
+        return Check(title, "problem", f"{at}: {found}", f"{fix} {at}")
     return Check(title, "ok", str(at))
 
 

@@ -17,9 +17,13 @@ from treesearch.problems import hub, rows
 from treesearch.problems.rows import Row
 from treesearch.tasks.base import Task
 from treesearch.tasks.sets import SOURCES
+from treesearch.terminal import encodable
 from treesearch.types import Problem, digest
 
 QUESTION, REFERENCE = ("question", "problem"), ("answer", "reference")  # columns after the task's own; the first found
+
+
+LONGEST_ID = 1000  # characters: it is in each request and each row of the journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,10 @@ def _problem(where: str, line: int, row: Mapping[str, Any], task: Task, fields: 
     if reference is not None and not isinstance(reference, str):
         reference = json.dumps(reference, default=str)
     name = str(given) if given is not None else f"line-{line}"
+    if len(name) > LONGEST_ID:
+        raise ProblemError(
+            f"{where}: an id of {len(name):,} characters, at most {LONGEST_ID:,}; name another column in fields.id"
+        )
     if not (name.isascii() and question.isascii() and (reference is None or reference.isascii())):
         for what, text in (("id", name), ("question", question), ("answer", reference or "")):
             _encodable(where, what, text)
@@ -144,12 +152,9 @@ def _field(where: str, row: Mapping[str, Any], fields: Fields, key: str, names: 
 
 def _encodable(where: str, what: str, text: str) -> None:
     """Refuse lone surrogates, which JSON can write and no tokenizer, file or database takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ProblemError(
-            f"{where}: the {what} is not text: {text[error.start]!r} at character {error.start} is half of a character"
-        ) from None
+    if not encodable(text):
+        at, half = next((k, c) for k, c in enumerate(text) if not encodable(c))
+        raise ProblemError(f"{where}: the {what} is not text: {half!r} at character {at} is half of a character")
 
 
 def _puzzle(row: Mapping[str, Any], task: Task) -> tuple[str, str | None]:

@@ -14,7 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from treesearch.errors import ConfigError, ProblemError
 
@@ -22,6 +22,7 @@ Row = tuple[int, Mapping[str, Any]]  # line number (from 1) and fields
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 LONGEST = 1 << 24  # bytes of a line of JSON
 BATCH = 1024  # rows of Parquet in memory at a time
+FREE, RATIO = 1 << 26, 200  # bytes that gzip may give whatever it is; from there on, times the bytes that it took
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -36,15 +37,37 @@ def of_file(path: Path) -> Iterator[Row]:
         raise ProblemError(f"{path}: no such file (looked for {path.resolve()})")
     kind = kind_of(path)
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        with open(path, "rb") as raw:
+            file: BinaryIO = io.BufferedReader(Expanded(path, raw)) if path.suffix == ".gz" else raw
             if kind == ".parquet":
-                yield from _parquet(path, file)  # type: ignore[arg-type]
+                yield from _parquet(path, file)
             elif kind == ".csv":
-                yield from _csv(path, file)  # type: ignore[arg-type]
+                yield from _csv(path, file)
             else:
-                yield from _jsonl(str(path), file)  # type: ignore[arg-type]
+                yield from _jsonl(str(path), file)
     except (OSError, EOFError, zlib.error) as error:
         raise ProblemError(f"{path}: cannot be read: {error}") from None
+
+
+class Expanded(io.RawIOBase):
+    """What gzip makes of a file. Raises ProblemError where it is far more than text can be packed into so few bytes."""
+
+    def __init__(self, path: Path, packed: BinaryIO) -> None:
+        self._path, self._packed, self._given = path, packed, 0
+        self._file = gzip.GzipFile(fileobj=packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        self._given += count
+        if self._given > max(FREE, RATIO * self._packed.tell()):
+            raise ProblemError(
+                f"{self._path}: expands to more than {RATIO} times its size, which no problem set does; unpack it first if it "
+                "is one"
+            )
+        return count
 
 
 def of_stdin() -> Iterator[Row]:
@@ -79,7 +102,7 @@ def _jsonl(name: str, file: BinaryIO) -> Iterator[Row]:
 
 def _csv(path: Path, file: BinaryIO) -> Iterator[Row]:
     """An empty field is none."""
-    reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
+    reader = csv.DictReader(_short_lines(path, io.TextIOWrapper(file, "utf-8-sig", newline="")), strict=True)
     try:
         for row in reader:
             if None in row:
@@ -89,6 +112,15 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Row]:
         raise ProblemError(f"{path}:{reader.line_num}: not CSV: {error}") from None
     except UnicodeDecodeError as error:
         raise ProblemError(f"{path}: not UTF-8, somewhere after line {reader.line_num}: {error}") from None
+
+
+def _short_lines(path: Path, file: TextIO) -> Iterator[str]:
+    number = 0
+    while line := file.readline(LONGEST + 1):
+        number += 1
+        if len(line) > LONGEST:
+            raise ProblemError(f"{path}:{number}: longer than {LONGEST >> 20} MiB; it is no table")
+        yield line
 
 
 def _parquet(path: Path, file: BinaryIO) -> Iterator[Row]:

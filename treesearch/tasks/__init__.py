@@ -43,9 +43,14 @@ def load_task(name: str) -> Task:
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        task: Task = found() if isinstance(found, type) else found
+    except (
+        ImportError,
+        AttributeError,
+        ValueError,
+        TypeError,
+    ) as error:  # TypeError: a relative name, a class with arguments
         raise ConfigError(f"task {name!r} cannot be imported: {error}; give package.module:object") from error
-    task: Task = found() if isinstance(found, type) else found
     missing = [member for member in _MEMBERS if not hasattr(task, member)]
     if missing:
         raise ConfigError(f"task {name!r} has no {', '.join(missing)}: see treesearch.tasks.base.Task")
