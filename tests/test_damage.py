@@ -19,8 +19,9 @@ from treesearch.config import Config, digest, load
 from treesearch.errors import ConfigError, FrameError, JournalError, RunError, TreesearchError
 from treesearch.manager import Close, Manager, Reply
 from treesearch.progress import PlainProgress
-from treesearch.run import run
+from treesearch.run import run, settings
 from treesearch.store import Store, pack_close, pack_reply, unpack_close, unpack_reply
+from treesearch.types import Problem
 
 SEED = 20261124
 Journals = dict[str, tuple[list[Reply], Close | None]]
@@ -130,7 +131,7 @@ def damage_the_file(folder: Path, tmp_path: Path, cases: int, wal: bool) -> None
     else:
         source.mkdir()
         shutil.copy(folder / "run.db", source)
-    rng, refusals, cut_short, unharmed = random.Random(SEED), 0, 0, 0
+    rng, refusals, cut_short, unharmed, misplaced = random.Random(SEED), 0, 0, 0, 0
     for case in range(cases):
         out = tmp_path / "case"
         shutil.copytree(source, out)
@@ -148,20 +149,33 @@ def damage_the_file(folder: Path, tmp_path: Path, cases: int, wal: bool) -> None
             assert str(out) in str(error), error
             refusals += 1
         else:
+            foreign = False
             for problem, (replies, close) in found.items():
+                if replies != whole[problem][0][: len(replies)]:  # a row under another's key: no search wishes for it
+                    with pytest.raises(JournalError, match=f"problem {problem}: reply"):
+                        replay(folder, problem, replies, close)
+                    foreign = True
+                    break
                 assert replies == whole[problem][0][: len(replies)], f"seed {SEED}, case {case}"
                 assert close is None or (replies, close) == whole[problem], f"seed {SEED}, case {case}"
             assert found == whole or notes or wal, (
                 f"seed {SEED}, case {case}: something is missing, and nothing is said"
             )
-            cut_short += found != whole
+            cut_short += found != whole and not foreign
             unharmed += found == whole
+            misplaced += foreign
         shutil.rmtree(out)
     kind = "its write-ahead log" if wal else "run.db"
-    print(
-        f"seed {SEED}: {cases} damages of {kind}: {unharmed} harmless, {cut_short} exact prefixes, {refusals} refused"
-    )
+    print(f"seed {SEED}: {cases} damages of {kind}: {unharmed} harmless, {cut_short} exact prefixes, {refusals} refused, "
+          f"{misplaced} refused by their replay")  # fmt: skip
+    assert misplaced <= cases / 100
     assert cut_short > cases / 10
+
+
+def replay(folder: Path, problem: str, replies: list[Reply], close: Close | None) -> None:
+    resolved = given(folder.parent)
+    manager = Manager(resolved.search, sampling=settings(resolved).sampling, seed=resolved.engine.seed)
+    manager.open(Problem(problem, f"question {problem[1:]}", problem[1:]), 0.0, replies, close)
 
 
 @pytest.mark.parametrize("wal", [False, True])

@@ -27,7 +27,7 @@ from treesearch.tasks.base import Task
 from treesearch.tasks.readers import has_answer
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
 
-GROUP = 0.005  # seconds in which replies gather for one commit: many share its cost, and no more are lost by a kill
+GROUP = 0.01  # seconds in which replies gather for one commit: many share its cost, and no more are lost by a kill
 MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
 
 

@@ -15,6 +15,8 @@ from treesearch.wire import unseal
 
 TABLES = {"meta": "key", "replies": "problem, k", "closes": "problem", "leases": "problem"}  # and their keys
 
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  # its messages quote what they found, which may be no text
+
 
 def damage(path: Path) -> str | None:
     """What SQLite finds wrong with the structure of a database; None if nothing. Rows are checked when they are read."""
@@ -23,7 +25,7 @@ def damage(path: Path) -> str | None:
             found: str = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.OperationalError:  # it cannot be read or written here: said by whoever opens it
         return None
-    except sqlite3.DatabaseError as error:
+    except UNREADABLE as error:
         return str(error)
     return None if found == "ok" else " ".join(found.removeprefix("*** in database main ***").split())
 
@@ -75,7 +77,7 @@ def _readable(db: sqlite3.Connection, table: str, key: str) -> list[tuple[Any, .
 def _until_error(db: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
     try:
         yield from db.execute(query)
-    except sqlite3.DatabaseError:
+    except UNREADABLE:
         return
 
 

@@ -62,7 +62,7 @@ class Store:
                 self._choose_journal()
                 self._db.executescript(SCHEMA)
                 self._identify(identity, models or {})
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise _cannot_open(path, error) from error
             self._suspect, self._files = False, files.pop_all()
 
@@ -241,7 +241,7 @@ def _lock(path: Path) -> tuple[IO[str], str]:
     return handle, left
 
 
-def _cannot_open(path: Path, error: sqlite3.Error) -> RunError:
+def _cannot_open(path: Path, error: Exception) -> RunError:
     if isinstance(error, sqlite3.OperationalError):
         return RunError(f"cannot write {path}: {error}; nothing was changed, run again once it can be written")
     return JournalError(f"{path}: {error}; it is damaged or not a journal: move it away to start anew")
