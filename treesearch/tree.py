@@ -173,7 +173,10 @@ class Tree:
         )
 
     def view(self) -> networkx.DiGraph:
-        """The tree as a networkx graph, for analysis and export; text and numbers are node attributes."""
+        """The tree as a networkx graph, for analysis and export; numbers and texts, as the model wrote them, are node attributes.
+
+        Whoever writes or shows them escapes them for what it writes.
+        """
         import networkx as nx
 
         graph = nx.DiGraph()
