@@ -173,7 +173,10 @@ class Tree:
         )
 
     def view(self) -> networkx.DiGraph:
-        """The tree as a networkx graph, for analysis and export; text and numbers are node attributes."""
+        """The tree as a networkx graph, for analysis and export; its attributes are numbers, and texts as they are.
+
+        Whoever writes or shows them escapes them for what it writes.
+        """
         import networkx as nx
 
         graph = nx.DiGraph()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.fuzz.runner import Failed, fuzz, shared_memory
 from tests.fuzz.targets import TARGETS, Target
 
-QUICK, FULL, HYPOTHESIS = 200, 10_000, 1000
+QUICK, FULL, HYPOTHESIS = 100, 10_000, 1000
 
 
 @pytest.mark.parametrize("name", TARGETS)
