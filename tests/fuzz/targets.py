@@ -11,7 +11,6 @@ import json
 import random
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +23,7 @@ from treesearch.backends.causal import location
 from treesearch.backends.detokenizer import Detokenizer
 from treesearch.backends.endpoint import well_formed
 from treesearch.backends.generative import numbered, shares
-from treesearch.backends.judge import TOT, UNIT, ballot, fill, rating
+from treesearch.backends.judge import choice, fill, verdict
 from treesearch.backends.openai import Asked, Begin, OpenAIProposer, read_reply, shared, split
 from treesearch.backends.steps import Splitter
 from treesearch.errors import ConfigError, FrameError, ProblemError, RequestError
@@ -288,13 +287,8 @@ def run_votes(made: Any, folder: Path) -> None:
     said, _ = shares(votes, count)
     assert len(said) == count and all(v is None or 0 <= v <= 1 for v in said)
     assert numbered(steps) is not None and "{question}" not in fill("{question}", question="q")
-    for read in (
-        lambda: rating(votes, UNIT, False),
-        lambda: rating(votes, TOT, True, chat=False),
-        lambda: sum(ballot(votes, count)),
-    ):
-        with suppress(RequestError):
-            assert read() >= 0
+    for vote in votes:
+        assert isinstance(verdict(vote), str) and (choice(vote) or 0) >= 0
 
 
 # Steps
