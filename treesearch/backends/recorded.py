@@ -20,6 +20,7 @@ from treesearch.tasks.base import Prompt, Task
 from treesearch.types import Chain, Finish, Job, Step
 
 Key = tuple[str, tuple[str, ...]]  # problem id, path of step texts
+LARGEST = (1 << 63) - 1  # of a whole number in a journal
 FIELDS = {"text", "score", "finish", "tokens", "logprob"}
 
 
@@ -115,10 +116,10 @@ def _step(child: Any) -> Step:
     for name in ("score", "logprob"):
         value = child.get(name)
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if value is not None and not number:
+        if value is not None and (not number or (type(value) is int and abs(value) > LARGEST)):
             raise ValueError(f"{name} {value!r} is not a finite number")
     tokens = child.get("tokens")
-    if tokens is not None and (type(tokens) is not int or tokens < 0):
+    if tokens is not None and (type(tokens) is not int or not 0 <= tokens <= LARGEST):
         raise ValueError(f"tokens {tokens!r} is not a count")
     return Step(text, tokens=tokens, logprob=child.get("logprob"), score=score, finish=finish)
 
