@@ -15,7 +15,7 @@ from typing import Any
 
 from treesearch.backends.base import Scored
 from treesearch.pool import ReplicaLost
-from treesearch.wire import chain_rows, chains_of, error_of, job_row, scores_of, seal, unseal
+from treesearch.wire import chain_rows, chains_of, error_of, fields, job_row, scores_of, seal, unseal
 
 BEATS = 3  # a replica speaks so many times within the longest silence that is borne
 
@@ -134,7 +134,8 @@ class Link:
         self._open += 1
         try:
             async with asyncio.timeout(self.silence):
-                epoch, replies, usage = unseal(await self.exchange(frame))
+                epoch, replies, usage = fields(unseal(await self.exchange(frame)), 3, "exchange")
+            replies = [fields(reply, 3, "reply") for reply in replies]
             if epoch != self.epoch:
                 raise ReplicaLost(f"a replica of epoch {epoch} answers where {self.epoch} was asked")
         except ReplicaLost as error:

@@ -21,7 +21,7 @@ from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Reply
 from treesearch.mounts import file_system, on_network, read_mounts
 from treesearch.salvage import damage, salvage
-from treesearch.wire import expansion_of, expansion_row, seal, unseal
+from treesearch.wire import close_of, expansion_row, fields, reply_of, seal, unseal
 
 VERSION = "3"
 OLD = ("2",)  # had no leases, and ends that did not say how many replies came before them
@@ -254,8 +254,7 @@ def pack_reply(reply: Reply) -> bytes:
 
 def unpack_reply(frame: bytes) -> Reply:
     """Inverse of `pack_reply`; raises FrameError if a bit is wrong."""
-    seq, wish, at, expansion = unseal(frame)
-    return Reply(seq, wish, at, expansion_of(expansion))
+    return Reply(*reply_of(unseal(frame)))
 
 
 def pack_close(close: Close, replies: int) -> bytes:
@@ -265,7 +264,10 @@ def pack_close(close: Close, replies: int) -> bytes:
 
 def unpack_close(frame: bytes, replies: int) -> Close:
     """Inverse of `pack_close`; raises FrameError if a bit is wrong, or other than `replies` replies came before it."""
-    *close, before = (*unseal(frame), replies)[:5]  # an old journal does not say how many
+    value = unseal(frame)
+    *close, before = fields(
+        (*value, replies)[:5] if type(value) is tuple else value, 5, "close"
+    )  # old ones do not say it
     if before != replies:
         raise FrameError(f"it ended after {before} replies, of which {replies} are here")
-    return Close(*close)
+    return Close(*close_of(tuple(close)))
