@@ -51,7 +51,9 @@ def interrupted(folder: Path, sign: signal.Signals) -> tuple[float, int, str]:
     return seconds, run.wait(30), said
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sign", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=[pytest.mark.slow, pytest.mark.alone])]
+)
 def test_a_signal_stops_the_run_which_then_resumes_to_the_results_of_a_whole_one(folder: Path, sign: signal.Signals):
     seconds, code, said = interrupted(folder, sign)
     assert code == 130 and seconds < AT_ONCE
@@ -112,7 +114,9 @@ class Stubborn(Simulated):
 """
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=[pytest.mark.slow, pytest.mark.alone])]
+)
 def test_a_second_signal_ends_a_run_that_takes_long_to_stop(folder: Path, sign: signal.Signals):
     (folder / "stubborn.py").write_text(STUBBORN)
     more = ["--set", "proposer={type: 'stubborn:Stubborn', base_ms: 20}"]
@@ -156,6 +160,7 @@ def test_ctrl_c_on_a_terminal_leaves_it_as_it_was(folder: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_run_that_is_stopped_and_continued_ends_as_if_it_had_not_been(folder: Path):
     """SIGSTOP and SIGCONT: a closed laptop, a scheduler that suspends."""
     run = subprocess.Popen(command(folder, "--set", "budget.seconds=600"), cwd=folder, stdout=subprocess.DEVNULL)
