@@ -121,8 +121,8 @@ def the_driver_hands_out_problems_without_their_journal(patch: pytest.MonkeyPatc
     handed = Cluster._handed
 
     async def bare(self: Cluster, manager: Any, problem: Any) -> Any:
-        row, _, close = await handed(self, manager, problem)
-        return row, [], close
+        row, epoch, _, _ = await handed(self, manager, problem)
+        return row, epoch, [], None
 
     patch.setattr(Cluster, "_handed", bare)
 
