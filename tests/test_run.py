@@ -300,6 +300,7 @@ def test_a_line_without_a_total_says_what_is_done():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_hundred_thousand_problems_start_in_seconds_and_stay_in_little_memory(tmp_path: Path):
     """Simulated models; time and memory of a process of its own."""
     path, out, count = tmp_path / "set.jsonl", tmp_path / "out", 100_000
