@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+MOST_KEPT = 16_384  # texts of steps that are kept: small models repeat themselves
 CUT = "\ufffd"  # what a decoder writes for bytes that are no whole character
 NEAR = 4  # tokens before a step that its decoder is shown first
 
@@ -18,6 +19,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self._kept: dict[tuple[int, ...], str] = {}
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids by themselves."""
@@ -31,13 +33,13 @@ class Detokenizer:
         is cut, make up the decode of the whole. (One exception: byte-fallback decoders take back whole characters beside
         bytes that are no text. Here what was given stays.)
         """
-        size, head = NEAR, self.decode(before[-NEAR:])
+        size, head = NEAR, self._once(tuple(before[-NEAR:]))
         while size < len(before) and (not head or head.startswith(CUT)):  # begins in mid-character, or says nothing
             size *= 4
             head = self.decode(before[-size:])
         known = list(before[-size:])
         whole = [*known, *ids]
-        text = self.decode(whole)
+        text = self._once(tuple(whole))
         return (text if last else self._settled(whole, text))[len(self._settled(known, head)) :]
 
     def _settled(self, ids: list[int], text: str) -> str:
@@ -47,6 +49,14 @@ class Detokenizer:
             if shorter.endswith(CUT):
                 shorter = self.decode(ids[: max(0, len(ids) - back)])
         return text.rstrip(CUT) if shorter.endswith(CUT) else shorter
+
+    def _once(self, ids: tuple[int, ...]) -> str:
+        """`decode`, with what repeats decoded once."""
+        if ids not in self._kept:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            self._kept[ids] = self.decode(ids)
+        return self._kept[ids]
 
     def vocabulary(self, size: int) -> list[str]:
         """Text of each token id below `size` in the middle of a text; empty for ids the tokenizer does not have."""
