@@ -103,6 +103,22 @@ def replies(search: Search, model: FakeModel | None = None, seed: int = 0) -> in
     return count
 
 
+def searched(search: Search, model: FakeModel, seed: int = 0) -> tuple[Tree, list[Expand], Counter[int]]:
+    """The final tree, every wish made, and the chains drawn at each path."""
+    tree = Tree(seed)
+    expander, generator = Expander(tree, model), search.search(tree)
+    outstanding = deque(next(generator))
+    made = list(outstanding)
+    while outstanding:
+        try:
+            new = generator.send(expander.reply(outstanding.popleft()))
+        except StopIteration:
+            break
+        outstanding += new
+        made += new
+    return tree, made, expander.first
+
+
 def check_statistics(tree: Tree) -> None:
     """Laws of every tree: nothing in flight, and visits are those of the children plus those ended here."""
     for node in range(len(tree)):

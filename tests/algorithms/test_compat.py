@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from tests.algorithms import references
-from tests.algorithms.driver import Expander, replies, run
+from tests.algorithms.driver import replies, run, searched
 from tests.algorithms.references import Draws, Path, Place, Salted
 from treesearch.algorithms import SALDVTS, ITSBeam, ITSParticles, OpenRMCTS, SALBeam, SALBestOfN, ToTBFS
 from treesearch.algorithms.base import Search
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand
-
-
-def grown(search: Search, model: Salted, seed: int = 0) -> tuple[Tree, list[Expand], Counter[int]]:
-    """The final tree, every wish made, and the chains drawn at each path."""
-    tree = Tree(seed)
-    expander, generator = Expander(tree, model), search.search(tree)
-    outstanding = deque(next(generator))
-    made = list(outstanding)
-    while outstanding:
-        try:
-            new = generator.send(expander.reply(outstanding.popleft()))
-        except StopIteration:
-            break
-        outstanding += new
-        made += new
-    return tree, made, expander.first
 
 
 def outputs(tree: Tree) -> list[Path]:
@@ -52,7 +36,7 @@ def test_sal_beam_is_the_plain_loop(n: int, m: int, iterations: int) -> None:
     for (seed, model), (how, merge, best_first) in zip(models(60), rules, strict=False):
         draw = Draws(model)
         expected = references.sal_beam(draw, n, m, iterations, how, merge, best_first)
-        tree, _, drawn = grown(SALBeam(n, m, iterations, how, merge, best_first), model)  # type: ignore[arg-type]
+        tree, _, drawn = searched(SALBeam(n, m, iterations, how, merge, best_first), model)  # type: ignore[arg-type]
         assert outputs(tree) == expected, f"model {seed}, {how}, merge {merge}, sort_completed {best_first}"
         assert drawn == draw.count
 
@@ -65,14 +49,14 @@ def test_sal_dvts_is_the_plain_loop(n: int, m: int, iterations: int, lookahead: 
     for seed, model in models(60, boxes=0.1, apart=lookahead > 0):
         draw, how = Draws(model), ("last", "min", "prod")[seed % 3]
         expected = references.sal_dvts(draw, n, m, iterations, lookahead, how)
-        tree, _, drawn = grown(SALDVTS(n, m, iterations, lookahead, how), model)  # type: ignore[arg-type]
+        tree, _, drawn = searched(SALDVTS(n, m, iterations, lookahead, how), model)  # type: ignore[arg-type]
         assert outputs(tree) == expected, f"model {seed}, {how}"
         assert drawn == draw.count
 
 
 def test_sal_outputs_are_unfinished_ones_too() -> None:
     """Otherwise the comparison above would say nothing of them."""
-    trees = [grown(SALDVTS(8, 4), model)[0] for _, model in models(20, boxes=0.1)]
+    trees = [searched(SALDVTS(8, 4), model)[0] for _, model in models(20, boxes=0.1)]
     finishes = Counter(path[-1].finish for tree in trees for path in outputs(tree))
     assert finishes["step"] > 20 and finishes["answer"] > 20
     assert [candidate.node for candidate in trees[0].candidates()] == trees[0].outputs
@@ -81,13 +65,13 @@ def test_sal_outputs_are_unfinished_ones_too() -> None:
 def test_sal_searches_sample_n_chains_an_iteration() -> None:
     """As search-and-learn: n a level in beam search until no beam is left, beam_width for each live subtree in DVTS."""
     for _, model in models(20):
-        tree, made, _ = grown(SALBeam(n=8, beam_width=4), model)
+        tree, made, _ = searched(SALBeam(n=8, beam_width=4), model)
         assert set(Counter(tree.depth[wish.leaf] for wish in made).values()) == {8}
-        tree, made, _ = grown(SALDVTS(n=8, beam_width=4), model)
+        tree, made, _ = searched(SALDVTS(n=8, beam_width=4), model)
         assert {wish.n for wish in made} == {4}
         assert all(count <= 2 for count in Counter(tree.depth[wish.leaf] for wish in made).values())
         assert len(outputs(tree)) == 8
-    tree, made, _ = grown(SALBestOfN(n=8), model)
+    tree, made, _ = searched(SALBestOfN(n=8), model)
     assert made == [Expand(ROOT, 1, "answer")] * 8 and len(outputs(tree)) == 8
 
 
@@ -98,7 +82,7 @@ def test_openr_mcts_is_the_plain_loop(by_prior: bool) -> None:
         draw = Draws(model)
         expected, root = references.openr_mcts(draw, 12, width, depth, by_prior, random.Random(seed))
         search = OpenRMCTS(num_sequence=12, width=width, depth=depth, select_by_prior=by_prior)
-        tree, made, drawn = grown(search, model, seed)
+        tree, made, drawn = searched(search, model, seed)
         assert outputs(tree) == expected, f"model {seed}"
         assert drawn == draw.count and {wish.n for wish in made} == {width}
         assert statistics(tree) == {place.path: place.backed for place in places(root)}
@@ -133,7 +117,7 @@ def test_tot_bfs_is_the_plain_loop(select: str) -> None:
         steps, samples, keep = 2 + seed % 3, 1 + seed % 4, 1 + seed % 5
         draw = Draws(model)
         expected = references.tot_bfs(draw, steps, samples, keep, select, random.Random(seed))
-        tree, _, drawn = grown(ToTBFS(steps, samples, keep, method_select=select), model, seed)  # type: ignore[arg-type]
+        tree, _, drawn = searched(ToTBFS(steps, samples, keep, method_select=select), model, seed)  # type: ignore[arg-type]
         assert outputs(tree) == expected, f"model {seed}"
         assert drawn == draw.count
 
@@ -145,7 +129,7 @@ def test_its_particles_is_the_plain_loop(selection: str | None) -> None:
         draw = Draws(model)
         expected = references.its_particles(draw, n, max_steps, how, selection, random.Random(seed))
         search = ITSParticles(n, max_steps, aggregate=how, selection=selection)  # type: ignore[arg-type]
-        tree, _, drawn = grown(search, model, seed)
+        tree, _, drawn = searched(search, model, seed)
         assert outputs(tree) == expected, f"model {seed}, {how}"
         assert drawn == draw.count
 
@@ -155,7 +139,7 @@ def test_its_beam_is_the_plain_loop() -> None:
         width, copies, max_steps = 1 + seed % 4, 1 + seed % 3, 1 + seed % 5
         draw, how = Draws(model), ("last", "min", "prod")[seed % 3]
         expected = references.its_beam(draw, width * copies, width, max_steps, how)
-        tree, _, drawn = grown(ITSBeam(width * copies, width, max_steps, aggregate=how), model)  # type: ignore[arg-type]
+        tree, _, drawn = searched(ITSBeam(width * copies, width, max_steps, aggregate=how), model)  # type: ignore[arg-type]
         assert outputs(tree) == expected, f"model {seed}, {how}"
         assert drawn == draw.count
 

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 
-from tests.algorithms.driver import Expander, FakeModel, replies, run
+from tests.algorithms.driver import Expander, FakeModel, replies, run, searched
 from treesearch.algorithms import DVTS, Beam, BestFirst, Particles, Rebase, Sample
-from treesearch.algorithms.base import Search
 from treesearch.tree import ROOT, Tree
 from treesearch.types import GREEDY, Expand
-
-
-def wishes_of(search: Search, model: FakeModel, seed: int = 0) -> tuple[Tree, list[Expand]]:
-    """The final tree and every wish made."""
-    tree = Tree(seed)
-    expander, generator = Expander(tree, model), search.search(tree)
-    outstanding = deque(next(generator))
-    made = list(outstanding)
-    while outstanding:
-        try:
-            new = generator.send(expander.reply(outstanding.popleft()))
-        except StopIteration:
-            break
-        outstanding += new
-        made += new
-    return tree, made
 
 
 def test_sampling_stops_once_the_answer_is_certain() -> None:
@@ -33,7 +16,7 @@ def test_sampling_stops_once_the_answer_is_certain() -> None:
     assert replies(Sample(parallel=1), one) == 16
     assert replies(Sample(parallel=1, stop="certain"), one) == 9
     assert replies(Sample(parallel=1, stop="likely"), one) == 4
-    assert len(wishes_of(Sample(stop="certain"), one)[1]) == 16  # nothing saved: all were asked at once
+    assert len(searched(Sample(stop="certain"), one)[1]) == 16  # nothing saved: all were asked at once
 
 
 def test_a_certain_stop_names_the_answer_of_the_whole_vote() -> None:
@@ -46,13 +29,13 @@ def test_a_certain_stop_names_the_answer_of_the_whole_vote() -> None:
 
 
 def test_sampling_never_has_more_in_flight_than_parallel_and_replaces_failed_chains() -> None:
-    tree, made = wishes_of(Sample(n=20, parallel=3), FakeModel(failures=0.05))
+    tree, made, _ = searched(Sample(n=20, parallel=3), FakeModel(failures=0.05))
     assert len(tree.children[ROOT]) == 20 and len(made) >= 20
 
 
 def test_beam_goes_on_from_the_best_and_asks_branch_per_survivor() -> None:
     model = FakeModel(letters=26, depth=5)
-    tree, made = wishes_of(Beam(beams=3, branch=2), model)
+    tree, made, _ = searched(Beam(beams=3, branch=2), model)
     assert made[0] == Expand(ROOT, 6) and {wish.n for wish in made[1:]} == {2}
     best = sorted(tree.children[ROOT], key=tree.score, reverse=True)[:3]
     assert [w.leaf for w in made[1:] if tree.depth[w.leaf] == 1] == [node for node in best if tree.is_open(node)]
@@ -60,18 +43,18 @@ def test_beam_goes_on_from_the_best_and_asks_branch_per_survivor() -> None:
 
 def test_beam_merges_equal_paths_but_keeps_every_candidate() -> None:
     model = FakeModel(letters=1, depth=4)
-    tree, made = wishes_of(Beam(beams=4, branch=4), model)
+    tree, made, _ = searched(Beam(beams=4, branch=4), model)
     assert all(
         Counter(tree.depth[wish.leaf] for wish in made)[depth] == 1 for depth in {tree.depth[w.leaf] for w in made}
     )
-    _, apart = wishes_of(Beam(beams=4, branch=4, merge=False), model)
+    _, apart, _ = searched(Beam(beams=4, branch=4, merge=False), model)
     assert len(apart) > len(made)
     finished = [node for node in range(len(tree)) if tree.finish(node) == "answer"]
     assert [candidate.node for candidate in tree.candidates()] == finished
 
 
 def test_lookahead_is_greedy_and_the_search_goes_on_from_the_tip() -> None:
-    tree, made = wishes_of(Beam(beams=2, branch=2, lookahead=2), FakeModel(letters=26, depth=6))
+    tree, made, _ = searched(Beam(beams=2, branch=2, lookahead=2), FakeModel(letters=26, depth=6))
     ahead = [wish for wish in made if wish.sampling == GREEDY]
     grown = [wish.leaf for wish in made if wish.sampling is None]
     assert ahead and all(wish.n == 1 for wish in ahead)
@@ -90,21 +73,21 @@ def test_subtrees_of_dvts_do_not_wait_for_each_other() -> None:
 
 def test_enumerating_searches_ask_for_all_at_every_node() -> None:
     for search in (Beam(branch=None), DVTS(branch=None), BestFirst(branch=None)):
-        assert {wish.n for wish in wishes_of(search, FakeModel())[1]} == {None}
+        assert {wish.n for wish in searched(search, FakeModel())[1]} == {None}
 
 
 def test_rebase_and_particles_ask_their_width_at_every_level() -> None:
-    tree, made = wishes_of(Rebase(width=8), FakeModel(letters=26, depth=4))
+    tree, made, _ = searched(Rebase(width=8), FakeModel(letters=26, depth=4))
     finished = Counter(tree.depth[c.node] for c in tree.candidates())
     width = 8
     for depth in sorted({tree.depth[wish.leaf] for wish in made}):
         width -= finished[depth]
         assert sum(wish.n or 0 for wish in made if tree.depth[wish.leaf] == depth) == width
-    _, made = wishes_of(Particles(n=8), FakeModel(letters=26, depth=4))
+    _, made, _ = searched(Particles(n=8), FakeModel(letters=26, depth=4))
     assert made[0].n == 8 and all(1 <= (wish.n or 0) <= 8 for wish in made)
 
 
 def test_best_first_expands_the_highest_open_score() -> None:
-    tree, made = wishes_of(BestFirst(branch=3, expansions=5), FakeModel(letters=26, depth=9))
+    tree, made, _ = searched(BestFirst(branch=3, expansions=5), FakeModel(letters=26, depth=9))
     leaves = [node for node in tree.children[ROOT] if tree.is_open(node)]
     assert len(made) == 5 and made[1].leaf == max(leaves, key=tree.score)

@@ -48,6 +48,14 @@ def ends_of(tokenizer: Any, generation_config: Any) -> list[int]:
     return list(dict.fromkeys(i for i in ids if i is not None))
 
 
+def parted(job: Job) -> tuple[Chain, tuple[Chain, ...]]:
+    """(attempt under way, finished attempts before it). Raises RequestError for a revision of what is not finished."""
+    steps = under_way(job.path)
+    if job.until == "revision" and (steps or not job.path):
+        raise RequestError("there is no finished answer here to revise; a search revises the leaves that ended")
+    return steps, tuple(attempts(job.path[: len(job.path) - len(steps)]))
+
+
 @dataclass(slots=True)
 class Start:
     """Where the chains of a job begin."""
@@ -158,11 +166,9 @@ class CausalProposer:
         """What to sample after. Raises RequestError for a job that a causal language model cannot do."""
         if job.n is None:
             raise RequestError("a language model cannot list all continuations; set the search's branch to a number")
-        steps = under_way(job.path)
-        if job.until == "revision" and (steps or not job.path):
-            raise RequestError("there is no finished answer here to revise; a search revises the leaves that ended")
+        steps, before = parted(job)
         path = [i for step in steps for i in self.ids_of(step)]
-        prefix = self.prompt_ids(job.problem.question, attempts(job.path[: len(job.path) - len(steps)])) + path
+        prefix = self.prompt_ids(job.problem.question, before) + path
         if not prefix:
             raise RequestError("the prompt is empty: a model needs at least one token; ask a question")
         room = self.context - len(prefix)

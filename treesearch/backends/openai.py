@@ -28,7 +28,7 @@ from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal, TypeVar
 
 from treesearch.backends.base import Limits
-from treesearch.backends.causal import MOST_PROMPTS, UNBOUNDED, unloadable
+from treesearch.backends.causal import MOST_PROMPTS, UNBOUNDED, parted, unloadable
 from treesearch.backends.chat import chat_of
 from treesearch.backends.detokenizer import Detokenizer
 from treesearch.backends.endpoint import KEY_NAME, Data, Endpoint, address, key
@@ -40,7 +40,7 @@ from treesearch.tasks import prompts
 from treesearch.tasks.base import Prompt, Task
 from treesearch.tasks.readers import THOUGHT_OVER
 from treesearch.terminal import mended
-from treesearch.types import Chain, Finish, Job, Step, attempts, chain_seed, digest, under_way
+from treesearch.types import Chain, Finish, Job, Step, chain_seed, digest
 
 Chains = tuple[Chain, ...]
 T = TypeVar("T")
@@ -249,9 +249,10 @@ class OpenAIProposer:
         """Why this job cannot be done at all."""
         if job.n is None:
             return RequestError("a language model cannot list all continuations; set the search's branch to a number")
-        open_ = under_way(job.path)
-        if job.until == "revision" and (open_ or not job.path):
-            return RequestError("there is no finished answer here to revise; a search revises the leaves that ended")
+        try:
+            open_, _ = parted(job)
+        except RequestError as error:
+            return error
         if self.only_answers and (job.until == "step" or open_):
             return RunError(self.only_answers)
         return None
@@ -268,8 +269,8 @@ class OpenAIProposer:
     # Where a chain begins
 
     async def _begin(self, job: Job) -> Begin:
-        path = under_way(job.path)
-        key = job.problem.question, tuple(attempts(job.path[: len(job.path) - len(path)]))
+        path, before = parted(job)
+        key = job.problem.question, before
         task = self._asked.get(key)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             if len(self._asked) >= MOST_PROMPTS:

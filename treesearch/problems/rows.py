@@ -14,7 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import IO, Any, AnyStr, BinaryIO
 
 from treesearch.errors import ConfigError, ProblemError
 
@@ -80,11 +80,7 @@ def of_stdin() -> Iterator[Row]:
 
 
 def _jsonl(name: str, file: BinaryIO) -> Iterator[Row]:
-    number = 0
-    while line := file.readline(LONGEST + 1):
-        number += 1
-        if len(line) > LONGEST:
-            raise ProblemError(f"{name}:{number}: longer than {LONGEST >> 20} MiB; a line holds one object and no more")
+    for number, line in _lines(name, file, "a line holds one object and no more"):
         if number == 1:
             line = line.removeprefix(_BOM)
         if line.isspace() or not line:
@@ -102,7 +98,8 @@ def _jsonl(name: str, file: BinaryIO) -> Iterator[Row]:
 
 def _csv(path: Path, file: BinaryIO) -> Iterator[Row]:
     """An empty field is none."""
-    reader = csv.DictReader(_short_lines(path, io.TextIOWrapper(file, "utf-8-sig", newline="")), strict=True)
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    reader = csv.DictReader((line for _, line in _lines(str(path), text, "it is no table")), strict=True)
     try:
         for row in reader:
             if None in row:
@@ -114,13 +111,14 @@ def _csv(path: Path, file: BinaryIO) -> Iterator[Row]:
         raise ProblemError(f"{path}: not UTF-8, somewhere after line {reader.line_num}: {error}") from None
 
 
-def _short_lines(path: Path, file: TextIO) -> Iterator[str]:
+def _lines(name: str, file: IO[AnyStr], why: str) -> Iterator[tuple[int, AnyStr]]:
+    """Lines by number, from 1. Raises ProblemError at one that is too long, before the rest of it is read."""
     number = 0
     while line := file.readline(LONGEST + 1):
         number += 1
         if len(line) > LONGEST:
-            raise ProblemError(f"{path}:{number}: longer than {LONGEST >> 20} MiB; it is no table")
-        yield line
+            raise ProblemError(f"{name}:{number}: longer than {LONGEST >> 20} MiB; {why}")
+        yield number, line
 
 
 def _parquet(path: Path, file: BinaryIO) -> Iterator[Row]:
