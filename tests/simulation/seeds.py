@@ -7,4 +7,5 @@ KEPT: dict[int, str] = {
     36: "after a commit that failed, later replies were committed: a hole in the journal",
     89: "the same, four replies in",
     99: "a request was called poison that its replica had not begun with",
+    9659: "the checker held a frozen life against the one that read its answer",
 }
