@@ -145,6 +145,29 @@ def test_resolved_keys_build_an_equal_config():
     assert build([config.resolved()]) == config
 
 
+ODD = "\x85\u2028\u2029\ufeff\r\n\t \0\x1b\x7f\x80\x9f\xa0\u202e\ud7ff\ue000\ufffe\U0010ffff'\"\\#:-|>%&*?{[,~<=!@`0é"
+
+
+@pytest.mark.parametrize("odd", ODD, ids=ascii)
+def test_a_config_that_was_written_is_the_same_whatever_characters_are_in_it(odd: str, tmp_path: Path):
+    """PyYAML writes U+0085 between single quotes, and reads it back as the end of a line."""
+    file = tmp_path / "config.yaml"
+    for text in (
+        odd,
+        f"a{odd}",
+        f"{odd}a",
+        f"a{odd} b",
+        f"10,{odd}",
+        f" {odd}\n\n",
+        odd * 2,
+        odd * 120,
+        f"{odd} " * 90,
+    ):
+        config = configs.Config(problems=text, cluster=configs.Cluster(proposer_resources={text: 1.0}))
+        file.write_text(configs.written(config.resolved()), "utf-8")
+        assert load(file) == config
+
+
 def test_the_identity_of_a_run_leaves_out_what_changes_no_result():
     same = [load(None, [o]) for o in ("limit=3", "engine.trees=2", "cluster.managers=2", "search.c=1.4")]
     assert {digest(c) for c in same} == {digest(load(None))}

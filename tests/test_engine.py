@@ -105,6 +105,54 @@ def test_a_finished_run_asks_nothing_again(tmp_path: Path) -> None:
     store.close()
 
 
+class Deaf(FakeProposer):
+    """Answers what is asked for p0; the rest waits for ever, and swallows the first `interrupts`."""
+
+    interrupts = 0
+
+    async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
+        while jobs[0].problem.id != "p0":
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.interrupts -= 1
+                if self.interrupts < 0:
+                    raise
+        return await super().propose(jobs)
+
+
+def stopped_after_one(engine: Engine, opened: list[str]) -> None:
+    """Stop the engine when the first of a thousand problems has its answer; `opened` are those it took."""
+
+    async def main() -> None:
+        stream = engine.answers(p for p in problems(1000) if opened.append(p.id) is None)
+        async for _ in stream:
+            break
+        assert len(engine._tasks) > 1 and engine.room()
+        await asyncio.wait_for(stream.aclose(), 20)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_stops_begins_nothing_while_its_requests_end(tmp_path: Path) -> None:
+    """It once opened further searches, and journalled ends that it did not know yet."""
+    opened: list[str] = []
+    store = Store.open(tmp_path / "run.db", "a")
+    stopped_after_one(make([Deaf(max_jobs=64)], store=store, trees=3), opened)
+    assert opened == ["p0", "p1", "p2"]
+    assert [store.load(problem)[1] is not None for problem in opened] == [True, False, False]
+    store.close()
+
+
+def test_a_backend_that_swallows_an_interrupt_does_not_keep_the_engine_from_stopping() -> None:
+    """asyncio.wait_for of Python 3.11 does so where the reply comes in the same moment; Ctrl-C then hung for ever."""
+    deaf = Deaf(max_jobs=64)
+    deaf.interrupts = 20
+    stopped_after_one(make([deaf], trees=3), [])
+    assert deaf.interrupts < 0
+
+
 @pytest.mark.parametrize(("scores", "message"), [
     (lambda c: [0.5] * (len(c) + 1), "scores for"),
     (lambda c: [0.5] * (len(c) - 1), "scores for"),

@@ -110,6 +110,52 @@ def test_an_item_lost_without_suspicion_is_asked_until_it_is_answered() -> None:
     assert asyncio.run(main()) == "reply a/0"
 
 
+def test_what_waits_for_a_slot_while_its_kin_falls_under_suspicion_is_not_sent_before_the_trial() -> None:
+    calls: list[str] = []
+
+    async def plain(items: Sequence[object]) -> list[object]:
+        calls.append("plain")
+        return ["ok"]
+
+    async def trial(items: Sequence[object], *_: object) -> list[object]:
+        calls.append("trial")
+        await asyncio.sleep(0.001)
+        calls.append("cleared")
+        return ["ok"]
+
+    async def main() -> list[object]:
+        pool = Pool()
+        first = Mortal(pool, credits=1)
+        runs = [asyncio.create_task(pool.run(item, item, kin="k")) for item in ("a/0", "b/0", "c/0")]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        first.die()  # of a/0, as far as one can tell; the others wait for a slot as plain items, and get it at once
+        pool.join(Replica(plain, 8, trial=trial))
+        return await asyncio.gather(*runs)
+
+    assert asyncio.run(main()) == ["ok"] * 3
+    assert calls[:2] == ["trial", "cleared"]
+
+
+def test_what_waits_for_a_slot_while_its_kin_proves_to_be_poison_is_not_sent() -> None:
+    """Seed 5831 of the simulation: it killed a third replica."""
+
+    async def main() -> list[Mortal]:
+        pool = Pool()
+        herd = [Mortal(pool, ["a/0", "b/0"], credits=1)]
+        runs = [asyncio.create_task(pool.run(item, item, kin="k")) for item in ("a/0", "b/0")]
+        for _ in range(2):
+            while herd[-1].number in pool.dispatch.credits:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # until a/0 is suspected: it goes before b/0, which waits as a plain item
+            herd.append(Mortal(pool, ["a/0", "b/0"], credits=1))
+        found = await asyncio.gather(*runs, return_exceptions=True)
+        assert all(isinstance(error, RequestError) and "poison" in str(error) for error in found)
+        return herd
+
+    assert [mortal.seen for mortal in asyncio.run(main())] == [["a/0"], ["a/0"], []]
+
+
 def test_nobody_waits_for_replicas_that_will_never_come() -> None:
     async def main() -> list[object]:
         pool = Pool()

@@ -266,6 +266,23 @@ def _inside(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list | tuple | set) else ()
 
 
+def written(data: Data) -> str:
+    """YAML that says `data`: what `parsed` makes of it is equal, whatever characters are in its texts and keys."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def check_simple_key(self) -> bool:
+            """A key that may take more than YAML's 1,024 characters once its own are escaped, by ten each, is not simple."""
+            return bool(super().check_simple_key()) and len(getattr(self.event, "value", "")) < 100
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        # between single quotes PyYAML writes a NEL as it is, and reads the end of a line there
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, '"' if "\x85" in value else None)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True))
+
+
 def build(layers: Sequence[Data]) -> Config:
     """A Config from layers of keys, later ones above. Raises ConfigError naming the full dotted key."""
     merged: Data = {name: dict(value) if isinstance(value, dict) else value for name, value in DEFAULTS.items()}
@@ -476,13 +493,16 @@ def _nearest(word: str, known: Iterable[str], where: str = "") -> str:
 
 def _known_fields(cls: type, data: Data, where: str, of: str = "") -> None:
     """`_known` for a dataclass and the dataclasses in it."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = [f.name for f in dataclasses.fields(cls) if f.init]
     check_keys(data, names, where, of)
     for key, value in data.items():
         inner = _dataclass_in(hints[key])
         if inner is not None and isinstance(value, dict):
             _known_fields(inner, value, f"{where}.{key}")
+
+
+_hints = cache(typing.get_type_hints)  # which evaluates each annotation anew
 
 
 def _dataclass_in(hint: Any) -> type | None:

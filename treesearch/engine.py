@@ -28,6 +28,7 @@ from treesearch.tasks.readers import has_answer
 from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
 
 GROUP = 0.01  # seconds in which replies gather for one commit: many share its cost, and no more are lost by a kill
+AGAIN = 0.2  # seconds after which what does not end is interrupted again
 MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
 
 
@@ -393,11 +394,12 @@ class Engine:
     async def _stop(self) -> None:
         """End everything that runs; commit what was delivered."""
         self._stopped = True
-        tasks = [*self._tasks.values(), *self._background]
-        tasks += [task for forms in self._compared.values() for task in forms.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {*self._tasks.values(), *self._background}
+        tasks |= {task for forms in self._compared.values() for task in forms.values()}
+        while tasks:  # whoever swallows an interrupt gets another
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=AGAIN)
         if self._commit is not None:
             await asyncio.wait([self._commit])
         for live in self.manager.live.values():

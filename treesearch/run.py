@@ -24,7 +24,7 @@ from treesearch.answers import aggregate
 from treesearch.backends.base import LastScore, Proposer, Scorer
 from treesearch.backends.weights import fingerprint
 from treesearch.checker import Checker
-from treesearch.config import Config, digest, matters
+from treesearch.config import Config, digest, matters, written
 from treesearch.config import read as read_config
 from treesearch.engine import Engine, Settings
 from treesearch.errors import ConfigError, ProblemError, RunError, told
@@ -340,7 +340,7 @@ class _Run:
         try:
             for half in self.out.glob("*.part"):  # of a file that a killed run was writing
                 half.unlink()
-            replace_file(self.out / "config.yaml", _yaml(self.config.resolved()))
+            replace_file(self.out / "config.yaml", written(self.config.resolved()))
             self.results.open()
             tally = self.results.tally
             self.progress.start(self.asked.count, len(self.results), tally.correct, self.config.labels())
@@ -505,10 +505,3 @@ def _score(candidate: Candidate, config: Config) -> float | None:
 def _number(value: float | None) -> float | None:
     """JSON has no NaN and no infinity."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def _yaml(data: Mapping[str, Any]) -> str:
-    import yaml
-
-    text: str = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
-    return text

@@ -23,7 +23,7 @@ from treesearch.backends import endpoint
 from treesearch.backends.base import Limits
 from treesearch.backends.endpoint import pause
 from treesearch.backends.openai import OpenAI, OpenAIProposer, read_reply, shared
-from treesearch.backends.probe import PLAIN
+from treesearch.backends.probe import PLAIN, prompt_tokens
 from treesearch.config import Config, load, matters
 from treesearch.doctor import models
 from treesearch.errors import ConfigError, RequestError, RunError
@@ -225,6 +225,18 @@ def test_what_is_not_counted_is_unknown() -> None:
         ((chain,),) = propose(build(server, mode="completions"), asked(until="answer"))
     assert [step.tokens for step in chain] == [None] * 4
     assert shared(7, [1, 1, 1]) == [2, 2, 3] and shared(3, [0]) == [3] and shared(0, [0, 0]) == [0, 0]
+
+
+@pytest.mark.parametrize(("told", "text", "tokens"), [
+    (3, "a", 3), (0, "", 0), (0, "a", None), (-1, "a", None), (True, "a", None), (1.5, "a", None), ("3", "a", None),
+    ((1 << 31) - 1, "a", (1 << 31) - 1), (1 << 31, "a", None), (1 << 64, "a", None),
+])  # fmt: skip
+def test_a_count_that_cannot_be_one_is_unknown(told: object, text: str, tokens: int | None) -> None:
+    """2^64 tokens once ended the run: no journal can hold such a number."""
+    usage = {"completion_tokens": told, "prompt_tokens": told}
+    reply = {"choices": [{"text": text, "finish_reason": "stop"}], "usage": usage}
+    assert read_reply(reply, None, False).tokens == tokens
+    assert text == "" or prompt_tokens(reply) == tokens
 
 
 class Tokens:

@@ -30,7 +30,7 @@ from treesearch.errors import ConfigError, FrameError, ProblemError, RequestErro
 from treesearch.problems import Fields, ProblemSet
 from treesearch.report import summary_table
 from treesearch.results import Results, Tally, read_rows
-from treesearch.run import _read_summary, _yaml
+from treesearch.run import _read_summary
 from treesearch.tasks import TASKS, load_task
 from treesearch.terminal import encodable, shown
 from treesearch.types import Expansion, Job, Problem, Sampling, Step
@@ -391,7 +391,7 @@ def run_config(made: Any, folder: Path) -> None:
     path.write_bytes(source.encode("utf-8", "surrogatepass"))
     config = configs.load(path, given)
     load_task(config.task)
-    written = _yaml(config.resolved())
+    written = configs.written(config.resolved())
     again = configs.build([configs.parsed(written)])
     assert configs.digest(again) == configs.digest(config), "the written config is the same run"
     written.encode()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -129,13 +128,22 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def settled(self, main: asyncio.Future[Any]) -> Any:
         """Run until `main` is done; its result. Raises Stuck."""
-        asyncio._set_running_loop(self)
-        try:
+        with self._running():
             while not main.done():
                 self._turn()
             return main.result()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Here coroutines find this loop; async generators that nobody ends are not closed, as if killed."""
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(None, lambda generator: None)
+        asyncio._set_running_loop(self)
+        try:
+            yield
         finally:
             asyncio._set_running_loop(None)
+            sys.set_asyncgen_hooks(*hooks)
 
     def _turn(self) -> None:
         ready, timers = self.ready, self.timers
@@ -161,11 +169,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
             handle._run()
 
     def bury(self) -> None:
-        """Close all that never ended, in silence: what `finally` does then reaches nobody."""
+        """Close all that never ended; what `finally` does then reaches nobody."""
         self.ready.clear()
         self.timers.clear()
         self.call_soon = self.call_at = self.call_later = lambda *a, **k: _NOTHING  # type: ignore[assignment, method-assign]
-        with silence():
+        with self._running():  # what a `finally` begins is closed too
             while self.tasks:
                 task = self.tasks.pop()
                 if not task.done():
@@ -173,18 +181,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
                     with suppress(Exception, asyncio.CancelledError):  # it waited for something in a `finally`
                         task.get_coro().close()  # type: ignore[union-attr]
         self.close()
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Nobody is told of what dead coroutines could not do."""
-    loud, sys.unraisablehook = sys.unraisablehook, lambda raised: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-    finally:
-        sys.unraisablehook = loud
 
 
 class _Nothing:

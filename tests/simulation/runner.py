@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.simulation.checker import check
-from tests.simulation.loop import silence
 from tests.simulation.world import Plan, World
 
 CHUNK = 25  # seeds that a process is given at a time
@@ -57,11 +56,9 @@ def run(seeds: Iterable[int]) -> Tally:
                 tally.violations[seed] = found
             del world
             if count % WORLDS == 0:
-                with silence():
-                    gc.collect()
+                gc.collect()
     finally:
-        with silence():
-            gc.collect()
+        gc.collect()
         gc.enable()
         gc.unfreeze()
     tally.seconds = time.process_time() - began

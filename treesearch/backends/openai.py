@@ -32,7 +32,7 @@ from treesearch.backends.causal import MOST_PROMPTS, UNBOUNDED, parted, unloadab
 from treesearch.backends.chat import chat_of
 from treesearch.backends.detokenizer import Detokenizer
 from treesearch.backends.endpoint import KEY_NAME, Data, Endpoint, address, key
-from treesearch.backends.probe import BY_IDS, GO_ON, Abilities, Mode, Probe, prompt_tokens
+from treesearch.backends.probe import BY_IDS, GO_ON, Abilities, Mode, Probe, counted, prompt_tokens
 from treesearch.backends.steps import Splitter
 from treesearch.backends.weights import NO_CODE
 from treesearch.errors import ConfigError, RequestError, RunError
@@ -373,8 +373,8 @@ class OpenAIProposer:
 
     def _count(self, data: Data) -> None:
         details = (data.get("usage") or {}).get("prompt_tokens_details") or {}
-        cached, asked = details.get("cached_tokens"), prompt_tokens(data)
-        if isinstance(cached, int) and asked is not None:
+        cached, asked = counted(details.get("cached_tokens")), prompt_tokens(data)
+        if cached is not None and asked is not None:
             self.usage["prompt_tokens"] += asked
             self.usage["cached_tokens"] += cached
 
@@ -467,8 +467,8 @@ def read_reply(data: Any, separator: str | None, ids: bool) -> Reply:
         raise ValueError(f"finish_reason {reason!r}")
     if reason == "content_filter":
         raise RequestError("the server's content filter withheld the reply")
-    count = (data.get("usage") or {}).get("completion_tokens")
-    tokens = count if type(count) is int and (count > 0 or (count == 0 and not text)) else None
+    count = counted((data.get("usage") or {}).get("completion_tokens"))
+    tokens = None if count == 0 and text else count
     told = choice.get("logprobs") or {}  # of completions; those of chats, and of llama.cpp, are under `content`
     logprobs = told.get("token_logprobs") or [entry["logprob"] for entry in told.get("content") or ()]
     stop = stopped(choice, text, separator)

@@ -25,6 +25,7 @@ from treesearch.errors import ConfigError, RequestError
 Mode = Literal["auto", "completions", "chat"]
 
 PLAIN = 3  # tokens of one character by itself: what begins every text, a blank, the character
+MOST_TOKENS = 1 << 31  # of a prompt and a reply
 BEGUN = "The first of all numbers is 1, and"  # an answer begun
 GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
 # vLLM: token ids with their texts, the stop string kept, and nothing of the server's own generation config
@@ -207,8 +208,12 @@ def _has_ids(reply: Data) -> bool:
 
 def prompt_tokens(reply: Data) -> int | None:
     """How many tokens a prompt became; None where the server does not say."""
-    count = (reply.get("usage") or {}).get("prompt_tokens")
-    return count if isinstance(count, int) and count > 0 else None
+    return counted((reply.get("usage") or {}).get("prompt_tokens")) or None
+
+
+def counted(told: Any) -> int | None:
+    """A number of tokens as a server tells it; None for what cannot be one."""
+    return told if type(told) is int and 0 <= told < MOST_TOKENS else None
 
 
 def _only_refused(error: RequestError) -> int | None:
