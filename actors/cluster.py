@@ -92,6 +92,8 @@ class Cluster:
         self._usage: dict[int, tuple[str, dict[str, int]]] = {}
         self._epochs = itertools.count(1)
         self._open: dict[str, int] = {}  # role -> slots that live or may come back
+        self._started: set[str] = set()  # roles of which a replica has been ready
+        self._unable: dict[str, set[int]] = {}  # role -> slots of which a life could not start
         self._source: Iterator[Problem | None] = iter(())
         self._unread: int | None = 0  # problems that the source still has; None: nobody knows
         self._returned: deque[Problem] = deque()  # of managers that died
@@ -193,6 +195,7 @@ class Cluster:
             await actor.stand.remote()
             raise AssertionError("a replica's call that never returns has returned")
         except RayTaskError as error:
+            self._see_whether_any_can_start(slot, error)
             if isinstance(error.cause, ConfigError):
                 raise ConfigError(str(error.cause)) from None
             reason, own = f"cannot start: {cause(error.cause or error)}", True
@@ -203,6 +206,14 @@ class Cluster:
         if self.lives.pop(epoch, None) is not None:
             self._tell(slot, epoch, reason, own)
         return reason, own
+
+    def _see_whether_any_can_start(self, slot: Slot, error: RayTaskError) -> None:
+        """Raise RunError once each slot of a role has failed to start and none ever did: trying again costs a load each."""
+        unable = self._unable.setdefault(slot.role, set())
+        unable.add(slot.number)
+        own = not isinstance(error.cause, ConfigError)  # those say by themselves what is wrong
+        if own and slot.role not in self._started and len(unable) >= self._open[slot.role]:
+            raise RunError(f"no {slot.role} can start: {cause(error.cause or error)}")
 
     def _actor(self, slot: Slot, group: PlacementGroup | None) -> Any:
         cls = Proposer if slot.role == "proposer" else Scorer
@@ -232,6 +243,7 @@ class Cluster:
                 need = {"GPU": slot.gpus, **slot.resources} if slot.gpus else dict(slot.resources)
                 self.say(f"{slot.name} is not ready yet (loading its model, or waiting for {need or 'a process'})")
             info = await loading
+            self._started.add(slot.role)
         finally:
             loading.cancel()
         life = self.lives[epoch] = _Life(slot, actor, info["credits"], info["pid"], info["host"])

@@ -20,6 +20,15 @@ FLOORS = [
     {"cli", "__main__", "sweep", "server", "viewer", "report", "export", "doctor", "learn"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+WALL = (
+    "time.time",
+    "time.time_ns",
+    "time.localtime",
+    "datetime.now",
+    "datetime.utcnow",
+    "datetime.today",
+    "date.today",
+)
 PURE = 4  # floors below this one
 IMPURE = {"asyncio", "time", "threading", "ray", "torch", "vllm"}
 FACADE = ("treesearch", "__init__.py")  # the public names, loaded lazily: above every floor
@@ -68,3 +77,13 @@ def test_the_first_four_floors_know_no_clock_no_loop_and_no_model(path: Path):
     here = room(".".join(path.with_suffix("").parts))
     found = {(line, module) for line, module in imports(path) if module.split(".")[0] in IMPURE}
     assert FLOOR[here] >= PURE or not found, f"{path} imports {sorted(found)}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_the_wall_clock_decides_nothing(path: Path):
+    """It jumps: a machine sleeps, or is set right. Deadlines are of the monotonic clock; a folder's name may tell the day."""
+    names = {
+        ast.unparse(node) for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Attribute)
+    }
+    found = {name for name in names if name.endswith(WALL)}
+    assert found == ({"datetime.now"} if path == Path("treesearch/cli.py") else set())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
+from actors import cluster as clusters
 from actors.cluster import Cluster
+from actors.placement import plan
 from tests.fakes import problems
 from treesearch.config import load
+from treesearch.errors import RunError
 from treesearch.tasks import load_task
 
 
@@ -22,3 +28,42 @@ def test_the_source_is_asked_until_it_says_that_it_ends(unread: int | None, mana
     handed = [problem.id for _ in range(6) for problem in cluster._next(4)]
     assert handed == ["p0", "p1", "p2"] and cluster._ended
     assert not cluster._done(), "they are under way"
+
+
+@pytest.mark.parametrize(("started", "starts", "said"), [
+    (False, 3, "no proposer can start: CUDA error: out of memory"),
+    (True, 8, "no proposer is left: .* died 4 times, the last time: cannot start: CUDA error: out of memory"),
+])  # fmt: skip
+def test_what_cannot_start_at_first_ends_the_run_at_once_and_what_could_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, started: bool, starts: int, said: str
+) -> None:
+    """A model that does not fit was loaded four times before anybody was told."""
+    tries: list[int] = []
+
+    async def ready() -> Any:
+        raise RayTaskError("ready", "", RuntimeError("CUDA error: out of memory"), proctitle="", pid=1, ip="")
+
+    def actor(*given: Any) -> Any:
+        tries.append(given[2])
+        return SimpleNamespace(ready=SimpleNamespace(remote=ready))
+
+    monkeypatch.setattr(clusters, "_kill", lambda actor: None)
+    config = load(None, ["cluster.proposers=2", "proposer=simulated", "scorer=none"])
+    told: list[str] = []
+    nothing: Any = None
+    cluster = Cluster(config, load_task("plain"), nothing, told.append)
+    monkeypatch.setattr(cluster, "_actor", lambda slot, group: SimpleNamespace(remote=actor))
+    cluster._open["proposer"] = 2
+    cluster._started |= {"proposer"} if started else set()
+
+    async def main() -> list[Any]:
+        places = [(bundle, slot) for bundle in plan(config) for slot in bundle.slots]
+        kept = (cluster._keep(bundle, slot, asyncio.Lock()) for bundle, slot in places)
+        return await asyncio.gather(*kept, return_exceptions=True)
+
+    *_, error = sorted(asyncio.run(main()), key=lambda found: isinstance(found, RunError))
+    assert isinstance(error, RunError)
+    assert len(tries) == starts and {*tries} == {0, 1}
+    with pytest.raises(RunError, match=said):
+        raise error
+    assert told[0].endswith("died (cannot start: CUDA error: out of memory); starting another (1 of 3)")

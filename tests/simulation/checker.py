@@ -97,6 +97,7 @@ class _Reader:
 
     def _exit(self, driver: Any, error: BaseException | None) -> Iterator[str]:
         told = isinstance(error, RunError) and "cannot write" in str(error) and self.faulty
+        told |= isinstance(error, RunError) and "can start: CUDA" in str(error)
         if error is not None and not told and "Cancelled" not in type(error).__name__:
             yield f"I4: the run ended with {type(error).__name__}: {error}"
 
