@@ -19,7 +19,9 @@ from treesearch.config import Config, Data, specs_in, with_specs
 from treesearch.run import usage_of
 from treesearch.wire import error_row, seal, unseal
 
-Reply = tuple[int, bool | None, Any]  # item's number, whether it went well, payload or error row; or None, how it begins
+Reply = tuple[
+    int, bool | None, Any
+]  # item's number, whether it went well, payload or error row; or None, how it begins
 FORGET = 3  # a manager silent for so many beats is gone
 UTILIZATION = 0.9  # of a card's memory, shared out among the engines on it
 

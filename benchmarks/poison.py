@@ -141,7 +141,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="also write the rounds as JSON")
     args = parser.parse_args()
     ray.init(address="local", include_dashboard=False, logging_level="WARNING", log_to_driver=False)
-    print(f"SIMULATED models; {args.replicas} proposers, {os.cpu_count()} cores, {platform.machine()}, Ray {ray.__version__}")
+    print(
+        f"SIMULATED models; {args.replicas} proposers, {os.cpu_count()} cores, {platform.machine()}, Ray {ray.__version__}"
+    )
     rounds = []
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:

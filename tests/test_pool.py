@@ -149,7 +149,7 @@ def test_however_many_poisons_there_are_they_alone_are_convicted(poisons: int) -
         asyncio.run(asyncio.wait_for(main(random.Random(f"{poisons} {seed}")), 20))
 
 
-@pytest.mark.parametrize("end", ["abort", "shut", "cancel", "verdict"])
+@pytest.mark.parametrize("end", ["abort", "shut", "cancel", "verdict", "verdict and abort"])
 def test_who_waits_for_a_verdict_waits_no_longer_than_he_must(end: str) -> None:
     async def main() -> tuple[object, object]:
         pool = Pool()
@@ -169,15 +169,41 @@ def test_who_waits_for_a_verdict_waits_no_longer_than_he_must(end: str) -> None:
             pool.shut(RunError("none is left"))
         elif end == "cancel":
             asked[0].cancel()
-        await turns()
-        assert asked[0].done() or end == "verdict"
-        last.slow = {}
+        if "verdict" not in end:
+            await turns()
+            assert asked[0].done()
         last.finish("b/0")
+        if end == "verdict and abort":  # in the same moment
+            pool.abort("a/0")
         return tuple(await asyncio.gather(*asked, return_exceptions=True)), pool.dispatch.waiting()
 
     (a, b), waiting = asyncio.run(asyncio.wait_for(main(), 10))
-    said = {"abort": "nobody wants", "shut": "none is left", "cancel": "", "verdict": "poison"}[end]
+    said = {"shut": "none is left", "cancel": "", "verdict": "poison"}.get(end, "nobody wants")
     assert isinstance(a, BaseException) and said in str(a) and b == "reply b/0" and waiting == 0
+
+
+@pytest.mark.parametrize("unwanted", [False, True])
+def test_of_one_kin_one_is_tried_and_the_others_wait_for_what_becomes_of_it(unwanted: bool) -> None:
+    async def main() -> list[object]:
+        pool = Pool()
+        first = Mortal(pool, slow={"a/0": 60, "a/1": 60})
+        asked = [asyncio.create_task(pool.run(item, item, kin="a")) for item in ("a/0", "a/1")]
+        await turns()
+        first.die()
+        second = Mortal(pool, slow={"a/0": 60, "a/1": 60})
+        await turns()
+        assert set(second.running) == {"a/0"}
+        if unwanted:
+            pool.abort("a/1")
+        second.finish("a/0")
+        await turns()
+        assert asked[1].done() or "a/1" in second.running
+        second.finish("a/1")
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    tried, other = asyncio.run(asyncio.wait_for(main(), 10))
+    assert tried == "reply a/0"
+    assert "nobody wants" in str(other) if unwanted else other == "reply a/1"
 
 
 def test_a_suspect_that_had_not_begun_is_not_to_blame_and_a_reply_clears_its_kin() -> None:

@@ -339,6 +339,22 @@ def test_a_machine_that_went_is_told_from_a_process_that_died(text: str, gone: b
     assert node_died(RuntimeError(text)) is gone
 
 
+def test_a_machine_without_memory_is_no_fault_of_a_request() -> None:
+    from ray.exceptions import OutOfMemoryError
+
+    async def main() -> None:
+        line = Line()
+
+        async def ended(frame: bytes) -> bytes:
+            raise OutOfMemoryError("1 worker(s) were killed due to the node running low on memory. Memory on the node")
+
+        line.link.exchange = ended
+        (lost,) = await line.link.call([a(0)])
+        assert isinstance(lost, ReplicaLost) and not lost.suspicious and str(lost) == "its machine ran out of memory"
+
+    running(main)
+
+
 def test_a_share_of_a_card_is_a_share_of_its_memory_unless_the_user_says_so() -> None:
     from dataclasses import dataclass
 

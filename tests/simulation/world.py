@@ -28,7 +28,7 @@ import treesearch.engine
 import treesearch.store
 from tests.fakes import shape
 from tests.simulation.loop import HERE, Killed, Process, Stuck, VirtualLoop
-from tests.simulation.machines import FakeRay, Network
+from tests.simulation.machines import NO_MEMORY, FakeRay, Network
 from tests.simulation.models import DIGITS, Keys, Model, Spec, expected_reply
 from treesearch import config as configs
 from treesearch.algorithms import SEARCHES
@@ -294,11 +294,15 @@ class World:
 
     def _kill_replica(self) -> None:
         if found := self._replicas():
-            self.ray.end(self.rng.choice(found), "its worker process has died")
+            self.ray.end(self.rng.choice(found), self._cause())
 
     def _kill_manager(self) -> None:
         if found := self._managers():
-            self.ray.end(self.rng.choice(found), "its worker process has died")
+            self.ray.end(self.rng.choice(found), self._cause())
+
+    def _cause(self) -> str:
+        """What Ray says of a process that has ended."""
+        return NO_MEMORY if len(self.history) % 4 == 0 else "its worker process has died"
 
     def _kill_host(self) -> None:
         host = f"host{self.rng.randrange(1, self.plan.hosts)}"
