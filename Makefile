@@ -16,10 +16,10 @@ test: .venv/installed-dev
 	$(PYTEST)
 
 # every branch of what must not lose anything
-SAFE := treesearch/tree.py,treesearch/manager.py,treesearch/store.py,treesearch/salvage.py,treesearch/pool.py
+SAFE := treesearch/tree.py,treesearch/manager.py,treesearch/store.py,treesearch/salvage.py,treesearch/pool.py,treesearch/blame.py
 coverage: .venv/installed-dev
 	$(BIN)/python -m coverage run --branch --include=$(SAFE) -m pytest -q -n 0 tests/test_tree.py tests/test_laws.py \
-	    tests/test_store.py tests/test_damage.py tests/test_pool.py tests/test_engine.py tests/test_forms.py \
+	    tests/test_store.py tests/test_damage.py tests/test_pool.py tests/test_blame.py tests/test_engine.py tests/test_forms.py \
 	    tests/actors/test_ledger.py tests/algorithms
 	$(BIN)/python -m coverage report --show-missing --fail-under=100
 

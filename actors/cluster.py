@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from actors.link import cause, node_died
+from actors.link import cause, memory_ended, node_died
 from actors.manager import TreeManager
 from actors.placement import Bundle, Slot, plan
 from actors.proposer import Proposer
@@ -41,6 +41,7 @@ from treesearch.wire import problem_row, seal, unseal
 
 LONG = 600.0  # seconds after which a death is not one of a row
 PATIENCE = 30.0  # seconds for a replica to find its resources before the user is told what it waits for
+ENDED = (RayActorError, OutOfMemoryError)  # what calls to a process that is gone come to
 Say = Callable[[str], None]
 
 
@@ -94,6 +95,7 @@ class Cluster:
         self._open: dict[str, int] = {}  # role -> slots that live or may come back
         self._started: set[str] = set()  # roles of which a replica has been ready
         self._unable: dict[str, set[int]] = {}  # role -> slots of which a life could not start
+        self._halved: set[str] = set()  # slots whose replica ended for want of memory, by name
         self._source: Iterator[Problem | None] = iter(())
         self._unread: int | None = 0  # problems that the source still has; None: nobody knows
         self._returned: deque[Problem] = deque()  # of managers that died
@@ -185,26 +187,29 @@ class Cluster:
 
     async def _live(self, slot: Slot, group: PlacementGroup | None, lock: asyncio.Lock) -> tuple[str, bool]:
         """One life of a replica; returns why it ended, and whether that was its own fault. Raises ConfigError."""
-        epoch, actor = next(self._epochs), None
+        epoch, actor, life = next(self._epochs), None, None
         try:
             async with lock:
                 actor = self._actor(slot, group).remote(
                     self.config.resolved(), slot.role, slot.number, epoch, slot.gpus or None
                 )
-                await self._ready(slot, epoch, actor)
+                life = await self._ready(slot, epoch, actor)
             await actor.stand.remote()
             raise AssertionError("a replica's call that never returns has returned")
         except RayTaskError as error:
             self._see_whether_any_can_start(slot, error)
             if isinstance(error.cause, ConfigError):
                 raise ConfigError(str(error.cause)) from None
-            reason, own = f"cannot start: {cause(error.cause or error)}", True
-        except RayActorError as error:
+            reason, own, suspicious = f"cannot start: {cause(error.cause or error)}", True, True
+        except ENDED as error:
             reason, own = cause(error), not node_died(error)
+            suspicious = own and not memory_ended(error)
+            if memory_ended(error) and life is not None:
+                self._halve(life)
         finally:
             _kill(actor)
         if self.lives.pop(epoch, None) is not None:
-            self._tell(slot, epoch, reason, own)
+            self._tell(slot, epoch, reason, suspicious)
         return reason, own
 
     def _see_whether_any_can_start(self, slot: Slot, error: RayTaskError) -> None:
@@ -214,6 +219,15 @@ class Cluster:
         own = not isinstance(error.cause, ConfigError)  # those say by themselves what is wrong
         if own and slot.role not in self._started and len(unable) >= self._open[slot.role]:
             raise RunError(f"no {slot.role} can start: {cause(error.cause or error)}")
+
+    def _halve(self, life: _Life) -> None:
+        """Its successors get half as many jobs at a time; once, and then it is for the user to make room."""
+        what = f"{life.slot.name} ran out of its machine's memory with up to {life.credits} jobs at once"
+        if life.slot.name not in self._halved and life.credits > 1:
+            self._halved.add(life.slot.name)
+            self.say(f"{what}: {life.credits // 2} from now on")
+        else:
+            self.say(f"{what}, again: lower its max_batch or max_num_seqs, or place fewer replicas on a machine")
 
     def _actor(self, slot: Slot, group: PlacementGroup | None) -> Any:
         cls = Proposer if slot.role == "proposer" else Scorer
@@ -234,7 +248,7 @@ class Cluster:
             self._groups[id(bundle)] = placement_group([bundle.resources()])
         return self._groups[id(bundle)]
 
-    async def _ready(self, slot: Slot, epoch: int, actor: Any) -> None:
+    async def _ready(self, slot: Slot, epoch: int, actor: Any) -> _Life:
         """Wait until the model is loaded; tell the managers, and the user if it takes long to find a place."""
         loading = asyncio.ensure_future(_awaited(actor.ready.remote()))
         try:
@@ -246,8 +260,10 @@ class Cluster:
             self._started.add(slot.role)
         finally:
             loading.cancel()
-        life = self.lives[epoch] = _Life(slot, actor, info["credits"], info["pid"], info["host"])
+        credits = info["credits"] // 2 if slot.name in self._halved else info["credits"]
+        life = self.lives[epoch] = _Life(slot, actor, credits, info["pid"], info["host"])
         await asyncio.gather(*(self._join(m, epoch, life) for m in self.managers.values()), return_exceptions=True)
+        return life
 
     async def _join(self, manager: _Manager, epoch: int, life: _Life) -> None:
         await manager.handle.join.remote(life.slot.role, epoch, life.handle, life.credits)
@@ -257,12 +273,12 @@ class Cluster:
         for manager in self.managers.values():
             manager.handle.leave.remote(slot.role, epoch, reason, suspicious)
 
-    def _lost(self, epoch: int, reason: str) -> None:
+    def _lost(self, epoch: int, reason: str, suspicious: bool) -> None:
         """A manager gave this replica up: end it for certain, even if it is only frozen or cut off."""
         life = self.lives.pop(epoch, None)
         if life is not None:
             self.say(f"{life.slot.name} is lost ({reason}); its jobs go elsewhere")
-            self._tell(life.slot, epoch, reason, True)
+            self._tell(life.slot, epoch, reason, suspicious)
             _kill(life.handle)
             if life.host == os.uname().nodename:
                 _kill_process(life.pid)
@@ -285,7 +301,7 @@ class Cluster:
                 await asyncio.gather(*(self._join(manager, epoch, life) for epoch, life in list(self.lives.items())))
                 await self._serve(manager)
                 return
-            except RayActorError as error:
+            except ENDED as error:
                 reason = cause(error)
             except TimeoutError:
                 reason = f"no word for {self.config.cluster.silence:g} s"
@@ -319,8 +335,8 @@ class Cluster:
                     self._out.put_nowait(line)
             for role, epoch, usage in manager.stats["usage"]:
                 self._usage[epoch] = role, usage
-            for _, epoch, why in lost:
-                self._lost(epoch, why)
+            for _, epoch, why, suspicious in lost:
+                self._lost(epoch, why, suspicious)
             if error is not None:
                 raise RunError(error)
 

@@ -53,7 +53,7 @@ class Link:
         epoch: int,
         silence: float,
         gap: Callable[[], float],
-        lost: Callable[[Exception], None],
+        lost: Callable[[ReplicaLost], None],
     ) -> None:
         self.exchange, self.client, self.codec, self.epoch = exchange, client, CODECS[role], epoch
         self.silence, self.gap, self.lost = silence, gap, lost
@@ -63,9 +63,10 @@ class Link:
         self.closed: ReplicaLost | None = None
         self._replies: dict[int, asyncio.Future[Any]] = {}  # item's number -> where its reply goes
         self._numbers: dict[str, int] = {}  # job id -> its newest item
-        self._items: list[tuple[int, Any, bool]] = []
-        self._trials: dict[int, bool] = {}  # suspect's number -> whether the replica has begun with it
+        self._items: list[tuple[int, Any, bool | None]] = []
+        self._trials: dict[int, bool | None] = {}  # suspect's number -> whether it runs alone; None: has not begun
         self._aborts: list[int] = []
+        self._heard: list[tuple[int, bool]] = []  # suspects that have begun; items of which no more is heard (true)
         self._open = 0  # calls under way
         self._work = asyncio.Event()
         self._tasks = {asyncio.create_task(self._pump())}
@@ -76,9 +77,10 @@ class Link:
             return [await self._ask(items[0])]
         return list(await asyncio.gather(*map(self._ask, items)))
 
-    async def trial(self, items: Sequence[Any]) -> list[Any]:
-        """The same for items that may have killed a replica; this one runs them one at a time."""
-        return [await self._ask(item, suspect=True) for item in items]
+    async def trial(self, items: Sequence[Any], alone: bool) -> list[Any]:
+        """The same for items that may have killed a replica; this one runs them one at a time, or even (`alone`) while
+        no other manager has anything there."""
+        return [await self._ask(item, alone) for item in items]
 
     def abort(self, job_ids: Sequence[str]) -> None:
         """Nobody wants these any more; their replies come early."""
@@ -89,7 +91,8 @@ class Link:
         for task in self._tasks:
             task.cancel()
 
-    async def _ask(self, item: Any, suspect: bool = False) -> Any:
+    async def _ask(self, item: Any, alone: bool | None = None) -> Any:
+        """The reply to one item; a suspect's, if there is an `alone`."""
         if self.closed is not None:
             return ReplicaLost(str(self.closed), self.closed.suspicious, begun=False)
         self.items += 1
@@ -97,20 +100,21 @@ class Link:
         job_id, row = self.codec.item(item)
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         self._numbers[job_id] = number
-        self._items.append((number, row, suspect))
-        if suspect:
-            self._trials[number] = False
+        self._items.append((number, row, alone))
+        if alone is not None:
+            self._trials[number] = None
         self._work.set()
         try:
             return await reply
         except asyncio.CancelledError:  # timed out, or nobody wants it any more
-            if self._replies.pop(number, None) is not None:
-                self._aborts.append(number)
+            if self._replies.pop(number, None) is not None and alone is None:
+                self._heard.append((number, True))
                 self._work.set()
             raise
         finally:
-            if self._trials.pop(number, None) is not None:
-                self._aborts.append(number)  # heard: the replica may try the next one
+            if alone is not None:
+                del self._trials[number]
+                self._heard.append((number, True))  # the replica may try the next one
                 self._work.set()
             if self._numbers.get(job_id) == number:
                 del self._numbers[job_id]
@@ -123,8 +127,9 @@ class Link:
             sent = loop.time()
             gap = self.gap()
             (items, self._items), (aborts, self._aborts) = (self._items, []), (self._aborts, [])
+            heard, self._heard = self._heard, []
             self._work.clear()
-            frame = seal([self.client, items, aborts, gap, self.silence / BEATS])
+            frame = seal([self.client, items, aborts, heard, gap, self.silence / BEATS])
             self._spawn(self._exchange(frame))
             if gap:
                 await asyncio.sleep(sent + gap - loop.time())
@@ -145,20 +150,27 @@ class Link:
             self.lose(ReplicaLost(f"no word for {self.silence:g} s"))
             return
         except Exception as error:
-            self.lose(ReplicaLost(cause(error), suspicious=not node_died(error)))
+            self.lose(ReplicaLost(cause(error), suspicious=not (node_died(error) or memory_ended(error))))
             return
         finally:
             self._open -= 1
         self.usage = usage
         for number, well, payload in replies:
             if well is None:
-                self._trials[number] = True
+                self._begin(number, payload)
                 continue
             reply = self._replies.pop(number, None)
             if reply is not None and not reply.done():
                 reply.set_result(self._decoded(well, payload))
         if self._replies and not self._open:
             self._work.set()
+
+    def _begin(self, number: int, alone: bool) -> None:
+        """A suspect's turn has come: the replica waits until it knows that this is known here."""
+        if number in self._trials:
+            self._trials[number] = alone
+        self._heard.append((number, number not in self._trials))
+        self._work.set()
 
     def _decoded(self, well: bool, payload: Any) -> Any:
         try:
@@ -174,7 +186,8 @@ class Link:
         self.lost(error)
         for number, reply in self._replies.items():
             if not reply.done():
-                reply.set_result(ReplicaLost(str(error), error.suspicious, self._trials.get(number, True)))
+                alone = self._trials.get(number, True)
+                reply.set_result(ReplicaLost(str(error), error.suspicious, alone is not None, bool(alone)))
         self._replies.clear()
         self.close()
 
@@ -190,7 +203,14 @@ def node_died(error: Exception) -> bool:
     return gone or "node has died" in str(error).lower() or "node was terminated" in str(error).lower()
 
 
+def memory_ended(error: Exception) -> bool:
+    """Whether Ray ended a replica because its machine had no memory left: no one request is to blame for that."""
+    return type(error).__name__ == "OutOfMemoryError"
+
+
 def cause(error: BaseException) -> str:
     """Why a call failed, in one line: what Ray says after "because", else the first line."""
+    if isinstance(error, Exception) and memory_ended(error):
+        return "its machine ran out of memory"
     found = re.search(r"^The actor .*? because (.+?)(?:\. Some common causes.*)?$", str(error), re.MULTILINE)
     return found.group(1) if found else (str(error).strip() or repr(error)).splitlines()[0]

@@ -130,7 +130,7 @@ class TreeManager:
             store=self.ledger,
         )
         self.rows: list[Data] = []
-        self.lost: list[tuple[str, int, str]] = []
+        self.lost: list[tuple[str, int, str, bool]] = []  # role, epoch, why, whether that is suspicious
         self.error: str | None = None
         self.past_calls = 0  # of lines that are closed
         self.done = self.wasted = 0
@@ -168,11 +168,11 @@ class TreeManager:
         """No replica of this role will come again: the run ends, resumable."""
         self._pool(role).shut(RunError(reason))
 
-    def _lose(self, role: str, epoch: int, error: Exception) -> None:
+    def _lose(self, role: str, epoch: int, error: ReplicaLost) -> None:
         link = self.links.pop((role, epoch))
         self.past_calls += link.calls
         self._pool(role).leave(link.number)
-        self.lost.append((role, epoch, str(error)))
+        self.lost.append((role, epoch, str(error), error.suspicious))
         self._ring()
 
     def _pool(self, role: str) -> Pool:

@@ -19,7 +19,9 @@ from treesearch.config import Config, Data, specs_in, with_specs
 from treesearch.run import usage_of
 from treesearch.wire import error_row, seal, unseal
 
-Reply = tuple[int, bool | None, Any]  # item's number, whether it went well (None: it begins), payload or error row
+Reply = tuple[
+    int, bool | None, Any
+]  # item's number, whether it went well, payload or error row; or None, how it begins
 FORGET = 3  # a manager silent for so many beats is gone
 UTILIZATION = 0.9  # of a card's memory, shared out among the engines on it
 
@@ -30,7 +32,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.ready: list[Reply] = []
         self.running: dict[int, tuple[str, asyncio.Task[None]]] = {}  # item's number -> job id, task
-        self.unheard: dict[int, asyncio.Future[None]] = {}  # suspects' replies that the manager may not have
+        self.unheard: dict[int, asyncio.Future[None]] = {}  # what is said of suspects and the manager may not know
         self.heard, self.beat = now(), 0.0
         self._parked: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
@@ -67,6 +69,9 @@ class Replica:
         self.mail: dict[str, Mailbox] = {}
         self.backend: Any = None
         self._trial = asyncio.Lock()  # of whoever may have killed another replica
+        self._begun: dict[asyncio.Task[Any], Mailbox] = {}  # what runs now, for whom
+        self._reserved: Mailbox | None = None  # whose suspect runs, if no other manager's items may begin
+        self._free = asyncio.Event()
         self.metrics: Metrics | None = None  # of a process that Ray knows
 
     async def ready(self) -> dict[str, Any]:
@@ -82,17 +87,15 @@ class Replica:
 
     async def exchange(self, frame: bytes) -> bytes:
         """Take new items and aborts; give the replies that are ready, and what the backend has counted."""
-        client, items, aborts, gap, beat = unseal(frame)
+        client, items, aborts, heard, gap, beat = unseal(frame)
         self._forget_the_dead(beat)
         box = self.mail.setdefault(client, Mailbox())
         box.heard, box.beat = now(), beat
-        for number in aborts:
-            if number in box.unheard and not box.unheard[number].done():
-                box.unheard[number].set_result(None)
-        for number, row, suspect in items:
+        self._take(box, heard)
+        for number, row, alone in items:
             job_id, work = self.work(row)
-            serve = self._tried if suspect else self._serve
-            box.running[number] = job_id, asyncio.create_task(serve(box, number, work))
+            serve = self._serve(box, number, work) if alone is None else self._tried(box, number, work, alone)
+            box.running[number] = job_id, asyncio.create_task(serve)
         self._abort([box.running[number][0] for number in aborts if number in box.running])
         replies = await box.collect(gap, beat)
         usage = dict(usage_of(self.backend))
@@ -119,25 +122,60 @@ class Replica:
         """(job id, the work on an item, which gives the payload of its reply)."""
         raise NotImplementedError
 
-    async def _tried(self, box: Mailbox, number: int, work: Coroutine[Any, Any, Any]) -> None:
-        """A suspect's turn. Its manager is told that it begins, and has heard how it ended before the next one begins."""
+    def _take(self, box: Mailbox, heard: Sequence[tuple[int, bool]]) -> None:
+        """A manager knows that a suspect has begun, or (true) wants to hear no more of an item."""
+        for number, over in heard:
+            if over and number in box.running:
+                job_id, task = box.running.pop(number)
+                self._abort([job_id])
+                task.cancel()
+            elif number in box.unheard and over != (number in box.running):
+                box.unheard.pop(number).set_result(None)
+
+    async def _tried(self, box: Mailbox, number: int, work: Coroutine[Any, Any, Any], alone: bool) -> None:
+        """A suspect's turn: its manager has heard that it begins before it does, and the end of it before the next begins.
+
+        It is told, too, whether no other manager's items run meanwhile. With `alone` they do not.
+        """
         try:
             async with self._trial:
-                heard = box.unheard[number] = asyncio.get_running_loop().create_future()
-                box.put((number, None, None))
-                await self._serve(box, number, work)
-                await asyncio.wait([heard], timeout=FORGET * box.beat)
+                try:
+                    others = [task for task, whose in self._begun.items() if whose is not box]
+                    if alone or not others:
+                        self._reserved = box
+                        self._free.clear()
+                    if alone and others:
+                        await asyncio.wait(others)
+                    box.put((number, None, self._reserved is box))
+                    await self._heard(box, number)
+                    await self._serve(box, number, work)
+                    await self._heard(box, number)
+                finally:
+                    self._reserved = None
+                    self._free.set()
         finally:
-            box.unheard.pop(number, None)
             work.close()  # where it was cancelled while it waited
 
+    async def _heard(self, box: Mailbox, number: int) -> None:
+        """Until its manager has heard what was said last; not for long, if it is gone."""
+        heard = box.unheard[number] = asyncio.get_running_loop().create_future()
+        await asyncio.wait([heard], timeout=FORGET * box.beat)
+        box.unheard.pop(number, None)
+
     async def _serve(self, box: Mailbox, number: int, work: Coroutine[Any, Any, Any]) -> None:
+        task: Any = asyncio.current_task()
         try:
+            while self._reserved not in (None, box):
+                await self._free.wait()
+            self._begun[task] = box
             reply = number, True, await work
         except Exception as error:
             if getattr(self.backend, "dead", False):
                 os._exit(1)  # an engine that died is not repaired in place; the cluster starts another
             reply = number, False, error_row(error)
+        finally:
+            self._begun.pop(task, None)
+            work.close()  # where it was cancelled while it waited
         box.running.pop(number, None)
         box.put(reply)
 

@@ -84,14 +84,14 @@ def test_a_suspect_runs_on_a_replica_only_while_no_other_suspect_does() -> None:
         d.add(f"s{k}/0", suspect=True)
     d.add("a/0")
     first = d.take()
-    assert sorted(job for _, job in first) == ["a/0", "s0/0", "s1/0"]
-    assert sorted(d.suspect) == [0, 1]
-    replica = next(r for r, job in first if job == "s0/0")
-    d.done(replica, "s0/0")
+    assert sorted(job for _, job in first) == ["a/0", "s3/0", "s4/0"], "the newest are tried first"
+    assert sorted(d.suspect) == [0, 1] and d.suspects() == ["s2/0", "s1/0", "s0/0"]
+    replica = next(r for r, job in first if job == "s4/0")
+    d.done(replica, "s4/0")
     assert d.take() == [(replica, "s2/0")]
-    d.drop("s3/0")
+    d.drop("s1/0")
     d.done(replica, "s2/0")
-    assert d.take() == [(replica, "s4/0")]
+    assert d.take() == [(replica, "s0/0")]
 
 
 def test_a_dropped_job_is_not_sent() -> None:

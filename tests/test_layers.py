@@ -13,7 +13,7 @@ FLOORS = [
     {"types", "errors"},
     {"tree", "answers", "tasks", "terminal"},
     {"algorithms"},
-    {"forms", "manager", "wire", "mounts", "salvage", "store", "dispatch"},
+    {"forms", "manager", "wire", "mounts", "salvage", "store", "dispatch", "blame"},
     {"backends", "models", "checker", "workers"},
     {"pool", "engine", "config", "problems", "progress", "results", "run"},
     {"actors"},

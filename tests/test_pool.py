@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -14,24 +15,34 @@ from treesearch.pool import Pool, Replica, ReplicaLost
 class Mortal:
     """A replica that dies of some items, and takes all that run on it with it."""
 
-    def __init__(self, pool: Pool, poison: Sequence[str] = (), credits: int = 8) -> None:
-        self.pool, self.poison = pool, poison
+    def __init__(
+        self, pool: Pool, poison: Sequence[str] = (), credits: int = 8, slow: Mapping[str, float] | None = None
+    ) -> None:
+        self.pool, self.poison, self.slow = pool, poison, slow or {}
         self.running: dict[str, asyncio.Future[object]] = {}
         self.seen: list[str] = []
         self.number = pool.join(Replica(self.call, credits))
 
     async def call(self, items: Sequence[str]) -> list[object]:
         (item,) = items
+        if self.dead:
+            return [ReplicaLost("died", begun=False)]
         self.seen.append(item)
         self.running[item] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.001, self.finish, item)
+        asyncio.get_running_loop().call_later(self.slow.get(item, 0.001), self.finish, item)
         return [await self.running[item]]
 
     def finish(self, item: str) -> None:
+        if self.dead:
+            return
         if item in self.poison:
             self.die()
         elif item in self.running and not self.running[item].done():
             self.running.pop(item).set_result(f"reply {item}")
+
+    @property
+    def dead(self) -> bool:
+        return self.number not in self.pool.dispatch.credits
 
     def die(self, suspicious: bool = True) -> None:
         self.pool.leave(self.number)
@@ -77,6 +88,124 @@ def test_a_poisonous_prompt_takes_two_replicas_however_often_it_is_asked() -> No
     assert left == 2
 
 
+async def turns() -> None:
+    """Let all go on that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class Herd:
+    """Replicas that are replaced when they die; counts deaths."""
+
+    def __init__(self, pool: Pool, size: int, poison: Sequence[str], slow: Mapping[str, float] | None = None) -> None:
+        self.pool, self.poison, self.slow, self.deaths = pool, poison, slow, 0
+        self.alive = [self.born() for _ in range(size)]
+
+    def born(self) -> Mortal:
+        mortal = Mortal(self.pool, self.poison, slow=self.slow)
+        die = mortal.die
+
+        def died() -> None:
+            die()
+            self.deaths += 1
+            self.alive[self.alive.index(mortal)] = self.born()
+
+        mortal.die = died  # type: ignore[method-assign, assignment]
+        return mortal
+
+
+def test_an_innocent_in_its_trial_beside_an_unknown_poison_is_not_convicted() -> None:
+    async def main() -> tuple[list[object], int]:
+        pool = Pool()
+        herd = Herd(pool, 1, ["y/0"], slow={"a/0": 0.3})
+        first = asyncio.create_task(pool.run("a/0", "a/0"))
+        await asyncio.sleep(0.001)
+        herd.alive[0].die()  # of something else
+        await asyncio.sleep(0.001)
+        replies = await asyncio.gather(first, pool.run("y/0", "y/0"), return_exceptions=True)
+        return list(replies), herd.deaths
+
+    (innocent, poison), deaths = asyncio.run(main())
+    assert innocent == "reply a/0"
+    assert isinstance(poison, RequestError) and "poison" in str(poison) and deaths == 4
+
+
+@pytest.mark.parametrize("poisons", range(6))
+def test_however_many_poisons_there_are_they_alone_are_convicted(poisons: int) -> None:
+    """One costs two replicas; several at once cost more, but no neighbour."""
+
+    async def main(rng: random.Random) -> None:
+        pool = Pool(timeout=2)
+        items = [f"t{k % 20}/{k}" for k in range(60)]
+        poison = rng.sample(items, poisons)
+        herd = Herd(pool, 3, poison, slow={item: rng.uniform(0.001, 0.01) for item in items})
+        replies = await asyncio.gather(*(pool.run(item, item) for item in items), return_exceptions=True)
+        for item, reply in zip(items, replies, strict=True):
+            assert ("poison" in str(reply)) is (item in poison), (item, reply)
+        assert herd.deaths == 2 * poisons if poisons < 2 else herd.deaths <= 10 * poisons
+        assert not pool._held and not pool._suspects and pool.dispatch.waiting() == pool.dispatch.running() == 0
+
+    for seed in range(5):
+        asyncio.run(asyncio.wait_for(main(random.Random(f"{poisons} {seed}")), 20))
+
+
+@pytest.mark.parametrize("end", ["abort", "shut", "cancel", "verdict", "verdict and abort"])
+def test_who_waits_for_a_verdict_waits_no_longer_than_he_must(end: str) -> None:
+    async def main() -> tuple[object, object]:
+        pool = Pool()
+        asked, still = [], {"a/0": 60.0, "b/0": 60.0}
+        for item in still:  # a replica dies of something else, then one that tries a, with b beside it
+            asked.append(asyncio.create_task(pool.run(item, item)))
+            mortal = Mortal(pool, slow=still)
+            await turns()
+            mortal.die()
+        last = Mortal(pool, slow=still)
+        await turns()
+        assert set(mortal.running) == {"a/0", "b/0"}
+        assert set(last.running) == {"b/0"} and pool.waits("a/0")
+        if end == "abort":
+            pool.abort("a/0")
+        elif end == "shut":
+            pool.shut(RunError("none is left"))
+        elif end == "cancel":
+            asked[0].cancel()
+        if "verdict" not in end:
+            await turns()
+            assert asked[0].done()
+        last.finish("b/0")
+        if end == "verdict and abort":  # in the same moment
+            pool.abort("a/0")
+        return tuple(await asyncio.gather(*asked, return_exceptions=True)), pool.dispatch.waiting()
+
+    (a, b), waiting = asyncio.run(asyncio.wait_for(main(), 10))
+    said = {"shut": "none is left", "cancel": "", "verdict": "poison"}.get(end, "nobody wants")
+    assert isinstance(a, BaseException) and said in str(a) and b == "reply b/0" and waiting == 0
+
+
+@pytest.mark.parametrize("unwanted", [False, True])
+def test_of_one_kin_one_is_tried_and_the_others_wait_for_what_becomes_of_it(unwanted: bool) -> None:
+    async def main() -> list[object]:
+        pool = Pool()
+        first = Mortal(pool, slow={"a/0": 60, "a/1": 60})
+        asked = [asyncio.create_task(pool.run(item, item, kin="a")) for item in ("a/0", "a/1")]
+        await turns()
+        first.die()
+        second = Mortal(pool, slow={"a/0": 60, "a/1": 60})
+        await turns()
+        assert set(second.running) == {"a/0"}
+        if unwanted:
+            pool.abort("a/1")
+        second.finish("a/0")
+        await turns()
+        assert asked[1].done() or "a/1" in second.running
+        second.finish("a/1")
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    tried, other = asyncio.run(asyncio.wait_for(main(), 10))
+    assert tried == "reply a/0"
+    assert "nobody wants" in str(other) if unwanted else other == "reply a/1"
+
+
 def test_a_suspect_that_had_not_begun_is_not_to_blame_and_a_reply_clears_its_kin() -> None:
     async def main() -> tuple[list[object], list[bool]]:
         trials: list[bool] = []
@@ -86,7 +215,7 @@ def test_a_suspect_that_had_not_begun_is_not_to_blame_and_a_reply_clears_its_kin
             trials.append(trial)
             return [deaths.pop(0) if deaths else "ok"]
 
-        async def trial(items: Sequence[object]) -> list[object]:
+        async def trial(items: Sequence[object], alone: bool) -> list[object]:
             return await call(items, True)
 
         pool = Pool([Replica(call, 1, trial=trial)])

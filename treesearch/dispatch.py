@@ -54,7 +54,7 @@ class Dispatch:
             self._age[tree] = self._born
             self._born += 1
         if suspect:
-            self._suspects.append(job_id)
+            self._suspects.appendleft(job_id)  # what kills does so soon: it is among the newest
         else:
             self._queues[self._place(tree)].put(tree, self._age[tree], job_id)
             self._count += 1
@@ -94,6 +94,10 @@ class Dispatch:
         """The tree has ended: it has no home any more. None of its jobs may wait."""
         self._home.pop(tree, None)
         self._age.pop(tree, None)
+
+    def suspects(self) -> list[str]:
+        """Suspects that wait."""
+        return list(self._suspects)
 
     def waiting(self) -> int:
         return len(self._suspects) + self._count

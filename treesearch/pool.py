@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from treesearch.dispatch import Dispatch
+from treesearch.blame import Blame, Kin
+from treesearch.dispatch import NOWHERE, Dispatch
 from treesearch.errors import RequestError, RunError
 
 Call = Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
+Trial = Callable[[Sequence[Any], bool], Awaitable[Sequence[Any]]]
 TRIES = 3  # of an item that fails by itself
+POISON = "poison: it was tried, and two replicas have died of which nothing else can have been the death"
 
 
 class ReplicaLost(Exception):
     """A replica went away with the item on it: no fault of the item's, unless replicas keep dying of it.
 
-    `suspicious` is false where the cause is known to be another (its node was removed, it left in good order), `begun` is
-    where the replica had not yet begun with the item (only a trial says so).
+    `suspicious` is false where the cause is known to be another (its node was removed, it left in good order). Only a
+    trial says whether the replica had `begun` with it, and whether it was `alone` there but for items of the same pool.
     """
 
-    def __init__(self, message: str, suspicious: bool = True, begun: bool = True) -> None:
+    def __init__(self, message: str, suspicious: bool = True, begun: bool = True, alone: bool = True) -> None:
         super().__init__(message)
-        self.suspicious, self.begun = suspicious, begun
+        self.suspicious, self.begun, self.alone = suspicious, begun, alone
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
     """`call` takes a list of items and gives a list of replies or exceptions; `credits` bounds the items in flight.
 
-    `abort`, where there is one, is told the ids of items nobody wants any more; `trial` is the `call` of a suspect, which
-    the replica runs while it runs no other suspect, whoever sends it.
+    `abort`, where there is one, is told the ids of items nobody wants any more; `trial` is the `call` of suspects, which
+    the replica runs while it runs no other suspect, whoever sends it, or (true) nothing at all of other pools.
     """
 
     call: Call
     credits: int
     abort: Callable[[Sequence[str]], None] | None = None
-    trial: Call | None = None
+    trial: Trial | None = None
 
 
 class Pool:
@@ -46,7 +49,7 @@ class Pool:
 
     Replicas may join and leave at any time; items wait while there is none. Items of one kin hold the same prompt. When a
     replica dies, what ran on it is suspected, its kin too, and tried: one of the kin at a time, on a replica that tries
-    nothing else. If that one dies as well, the kin is poison, and none of it is sent again; a reply clears it.
+    nothing else. A kin that is found to be poison (see blame) is not sent again.
     """
 
     def __init__(self, replicas: Sequence[Replica] = (), timeout: float | None = None) -> None:
@@ -57,11 +60,11 @@ class Pool:
         self._joined = 0
         self._turns: dict[str, asyncio.Future[int]] = {}
         self._running: dict[str, int] = {}
-        self._asked: set[str] = set()  # items that have no reply yet
+        self._asked: dict[str, Kin] = {}  # items that have no reply yet
         self._unwanted: set[str] = set()  # those of them that are not sent again
-        self._suspects: dict[Hashable, asyncio.Lock] = {}  # kin -> its trial
-        self._poison: dict[Hashable, str] = {}  # kin -> how that is known
-        self._accused: dict[int, str] = {}  # replica that died -> the suspect that ran on it
+        self._blame = Blame()
+        self._suspects: dict[Kin, asyncio.Lock] = {}  # whoever has it is tried
+        self._held: dict[str, None] = {}  # items that wait for what becomes of their kin
         self._shut: RunError | None = None
         for replica in replicas:
             self.join(replica)
@@ -80,8 +83,6 @@ class Pool:
 
     def leave(self, number: int) -> None:
         """Give no more work to a replica. Its owner ends the calls under way, with ReplicaLost."""
-        if number in self.dispatch.suspect:
-            self._accused[number] = self.dispatch.suspect[number]
         self.dispatch.leave(number)
         asyncio.get_running_loop().call_soon(self._send)  # once those who ran there have said what is suspect now
 
@@ -92,36 +93,38 @@ class Pool:
             if not turn.done():
                 turn.set_exception(error)
 
-    async def run(self, item_id: str, item: Any, kin: Hashable = None) -> Any:
+    async def run(self, item_id: str, item: Any, kin: Kin = None) -> Any:
         """The reply to one item. Raises RequestError and RunError at once, or the item's third failure."""
-        self._asked.add(item_id)
+        kin = self._asked[item_id] = item_id if kin is None else kin
         try:
-            return await self._tried(item_id, item, item_id if kin is None else kin)
+            return await self._tried(item_id, item, kin)
         finally:
-            self._asked.discard(item_id)
+            del self._asked[item_id]
             self._unwanted.discard(item_id)
+            if kin in self._blame and kin not in self._asked.values():
+                self._blame.gone(kin)
+                self._review()
 
-    async def _tried(self, item_id: str, item: Any, kin: Hashable) -> Any:
+    async def _tried(self, item_id: str, item: Any, kin: Kin) -> Any:
         failures = 0
         while True:
             trial = self._suspects.get(kin)
             async with trial or nullcontext():
                 if item_id in self._unwanted:
                     raise RequestError("nobody wants it any more")
-                if kin in self._poison:
-                    raise RequestError(self._poison[kin])
+                if kin in self._blame.poison:
+                    raise RequestError(POISON)
                 if self._suspects.get(kin) is not trial:
-                    continue  # cleared meanwhile
-                number = await self._slot(item_id, suspect=trial is not None)
-                if kin in self._poison or self._suspects.get(kin) is not trial:  # known meanwhile: not this way
-                    self.dispatch.done(number, item_id)
+                    continue  # cleared or held meanwhile
+                number = await self._slot(item_id, kin, suspect=trial is not None)
+                if number == NOWHERE:
+                    continue
+                if self._suspects.get(kin) is not trial or kin in self._blame.held or kin in self._blame.poison:
+                    self.dispatch.done(number, item_id)  # known meanwhile: not this way
                     self._send()
                     continue
-                reply = await self._call(number, item_id, item, trial is not None)
-                if isinstance(reply, ReplicaLost):
-                    self._suspect(number, item_id, kin, reply, trial)
-                elif trial is not None:
-                    self._suspects.pop(kin, None)
+                reply = await self._call(number, item_id, item, kin, trial is not None)
+                self._learn(number, item_id, kin, reply, trial is not None)
             if not isinstance(reply, Exception):
                 return reply
             if item_id in self._unwanted:
@@ -132,15 +135,31 @@ class Pool:
                     raise reply
             self.retries += 1
 
-    def _suspect(self, number: int, item_id: str, kin: Hashable, lost: ReplicaLost, trial: asyncio.Lock | None) -> None:
-        """A replica died with this item on it: whose fault that may be."""
-        if not lost.suspicious or not lost.begun or self._accused.get(number, item_id) != item_id:
-            return
-        if trial is None:
-            self._suspects.setdefault(kin, asyncio.Lock())
-        else:
-            self._poison[kin] = f"poison: two replicas died with this request on them, one tried it alone ({lost})"
-            self._suspects.pop(kin, None)
+    def _learn(self, number: int, item_id: str, kin: Kin, reply: Any, tried: bool) -> None:
+        """What a reply says of who kills replicas."""
+        if isinstance(reply, ReplicaLost):
+            if reply.suspicious and reply.begun:
+                self._blame.died(number, kin, tried, reply.alone)
+            self._review()
+        elif isinstance(reply, TimeoutError):
+            self._blame.hung(number, kin)
+        elif kin in self._blame and item_id not in self._unwanted:  # else it may have ended before it could kill
+            self._blame.answered(kin)
+            self._review()
+
+    def _review(self) -> None:
+        """Suspects are who should be, and whoever waits as what he is no longer begins anew."""
+        self._blame.settle(set(self._running.values()))
+        self._suspects = {kin: self._suspects.get(kin) or asyncio.Lock() for kin in self._blame.suspects()}
+        relieved = [item_id for item_id in self.dispatch.suspects() if self._asked[item_id] not in self._suspects]
+        for item_id in relieved:
+            self.dispatch.drop(item_id)
+        judged = [item_id for item_id in self._held if self._asked[item_id] not in self._blame.held]
+        for item_id in (*relieved, *judged):
+            self._held.pop(item_id, None)
+            turn = self._turns.pop(item_id)
+            if not turn.done():
+                turn.set_result(NOWHERE)
 
     def waits(self, item_id: str) -> bool:
         """Whether the item still waits for a slot."""
@@ -158,13 +177,16 @@ class Pool:
             if replica.abort is not None:
                 replica.abort([item_id])
 
-    async def _call(self, number: int, item_id: str, item: Any, trial: bool) -> Any:
+    async def _call(self, number: int, item_id: str, item: Any, kin: Kin, tried: bool) -> Any:
         """The reply or the exception that is its reply; the slot is free again afterwards."""
         self._running[item_id] = number
         replica = self.replicas[number]
         try:
             async with asyncio.timeout(self.timeout) if self.timeout is not None else nullcontext():
-                (reply,) = await (replica.trial if trial and replica.trial is not None else replica.call)([item])
+                if tried and replica.trial is not None:
+                    (reply,) = await replica.trial([item], kin in self._blame.doubted)
+                else:
+                    (reply,) = await replica.call([item])
         except Exception as error:  # a backend that raises for the whole call fails each of its items
             return error
         finally:
@@ -173,20 +195,25 @@ class Pool:
             self._send()
         return reply
 
-    async def _slot(self, item_id: str, suspect: bool) -> int:
+    async def _slot(self, item_id: str, kin: Kin, suspect: bool) -> int:
+        """The replica to send it to; NOWHERE once another kind of turn is due to its kin."""
         if self._shut is not None:
             raise self._shut
         turn = asyncio.get_running_loop().create_future()
         self._turns[item_id] = turn
-        self.dispatch.add(item_id, suspect)
+        if kin in self._blame.held:
+            self._held[item_id] = None
+        else:
+            self.dispatch.add(item_id, suspect)
         self._send()
         try:
             return await turn
         except BaseException:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.dispatch.done(turn.result(), item_id)  # it was sent in the very moment it was cancelled
-            elif self._turns.pop(item_id, None) is not None:
+            elif self._turns.pop(item_id, None) is not None and item_id not in self._held:
                 self.dispatch.drop(item_id)
+            self._held.pop(item_id, None)
             raise
 
     def _send(self) -> None:

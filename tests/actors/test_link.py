@@ -191,8 +191,8 @@ def test_aborts_reach_the_backend_and_so_do_timeouts() -> None:
         await line.until(lambda: line.backend.aborted == ["t/0"])
         dropped.cancel()
         await line.until(lambda: line.backend.aborted == ["t/0", "t/1"])
+        await line.until(lambda: line.backend.gates["t/1"].cancelled())
         line.backend.answer("t/0")
-        line.backend.answer("t/1")  # late: nobody is there any more
         await wanted
         assert not line.link._replies and not line.link._numbers
 
@@ -204,23 +204,27 @@ def test_a_manager_that_is_gone_is_forgotten_and_its_jobs_aborted() -> None:
         replica = Proposer({}, "proposer", 0, 1, None)
         replica.backend = backend = Backend()
         row = Line().link.codec.item(a(0))[1]
-        await replica.exchange(seal(["dead", [(1, row, False)], [], 0, 0.01]))
+        await replica.exchange(seal(["dead", [(1, row, None)], [], [], 0, 0.01]))
         await asyncio.sleep(0.1)
-        await replica.exchange(seal(["alive", [], [], 0, 0.01]))
+        await replica.exchange(seal(["alive", [], [], [], 0, 0.01]))
         assert backend.aborted == ["t/0"] and set(replica.mail) == {"alive"}
 
     running(main)
 
 
+def two_managers() -> tuple[Line, Line]:
+    """Their lines to one replica; both see its one backend."""
+    first, second = Line(), Line()
+    second.link.exchange, second.link.client, second.backend = first.exchange, "n", first.backend
+    return first, second
+
+
 def test_suspects_run_one_at_a_time_whoever_sends_them_and_only_the_one_that_ran_had_begun() -> None:
     async def main() -> None:
-        first, second = Line(), Line()
-        second.link.exchange = first.exchange  # two managers, one replica
-        second.link.client = "n"
-        calls = [asyncio.create_task(line.link.trial([a(k)])) for k, line in enumerate((first, second))]
+        first, second = two_managers()
+        calls = [asyncio.create_task(line.link.trial([a(k)], False)) for k, line in enumerate((first, second))]
         beside = asyncio.create_task(first.link.call([a(2)]))
         await first.until(lambda: {"t/0", "t/2"} == set(first.backend.gates))
-        await first.until(lambda: True in first.link._trials.values())
         for line in (first, second):
             line.link.lose(ReplicaLost("died"))
         begun = [(await call)[0].begun for call in (*calls, beside)]
@@ -232,11 +236,73 @@ def test_suspects_run_one_at_a_time_whoever_sends_them_and_only_the_one_that_ran
 def test_the_next_suspect_runs_when_the_one_before_has_ended() -> None:
     async def main() -> None:
         line = Line()
-        calls = [asyncio.create_task(line.link.trial([a(k)])) for k in range(3)]
+        calls = [asyncio.create_task(line.link.trial([a(k)], False)) for k in range(3)]
         for k in range(3):
             await line.until(lambda k=k: [f"t/{k}"] == list(line.backend.gates))
             line.backend.answer(f"t/{k}")
         assert [chains[0][0].text for chains in [(await call)[0] for call in calls]] == ["t/0", "t/1", "t/2"]
+
+    running(main)
+
+
+def test_a_suspect_that_kills_at_once_is_known_to_have_begun() -> None:
+    async def main() -> None:
+        line = Line()
+        died: list[bool] = []
+
+        async def kill(jobs: Sequence[Job]) -> list[Any]:
+            line.mute = True  # nothing of what this process has not sent yet will be
+            line.link.lose(ReplicaLost("died"))
+            died.append(True)
+            await asyncio.Event().wait()
+            return []
+
+        line.backend.propose = kill  # type: ignore[method-assign]
+        (lost,) = await line.link.trial([a(0)], False)
+        assert died and lost.begun and lost.alone
+
+    running(main)
+
+
+def test_a_suspect_beside_another_managers_items_does_not_run_alone_unless_it_must() -> None:
+    async def main() -> None:
+        first, second = two_managers()
+        other = asyncio.create_task(second.link.call([a(0)]))
+        await first.until(lambda: set(first.backend.gates) == {"t/0"})
+        beside = asyncio.create_task(first.link.trial([a(1)], False))
+        await first.until(lambda: set(first.backend.gates) == {"t/0", "t/1"})
+        assert list(first.link._trials.values()) == [False]
+        first.backend.answer("t/1")
+        await beside
+        alone = asyncio.create_task(first.link.trial([a(2)], True))
+        own = asyncio.create_task(first.link.call([a(3)]))
+        await first.until(lambda: set(first.backend.gates) == {"t/0", "t/3"})
+        late = asyncio.create_task(second.link.call([a(4)]))
+        await asyncio.sleep(0.05)
+        assert set(first.backend.gates) == {"t/0", "t/3"}, "it waits for what runs, and what comes waits for it"
+        first.backend.answer("t/0")
+        await first.until(lambda: set(first.backend.gates) == {"t/2", "t/3"})
+        assert list(first.link._trials.values()) == [True]
+        for job_id in ("t/2", "t/3"):
+            first.backend.answer(job_id)
+        await first.until(lambda: set(first.backend.gates) == {"t/4"})
+        first.backend.answer("t/4")
+        await asyncio.gather(other, alone, own, late)
+
+    running(main)
+
+
+def test_a_suspect_that_hangs_makes_room_for_the_next_once_nobody_waits_for_it() -> None:
+    async def main() -> None:
+        line = Line()
+        hangs, waits, next_ = (asyncio.create_task(line.link.trial([a(k)], True)) for k in range(3))
+        await line.until(lambda: set(line.backend.gates) == {"t/0"})
+        waits.cancel()
+        hangs.cancel()
+        await line.until(lambda: "t/2" in line.backend.gates)
+        line.backend.answer("t/2")
+        await next_
+        assert "t/1" not in line.backend.gates
 
     running(main)
 
@@ -271,6 +337,22 @@ def test_the_cause_is_what_ray_says_after_because() -> None:
 ])  # fmt: skip
 def test_a_machine_that_went_is_told_from_a_process_that_died(text: str, gone: bool) -> None:
     assert node_died(RuntimeError(text)) is gone
+
+
+def test_a_machine_without_memory_is_no_fault_of_a_request() -> None:
+    from ray.exceptions import OutOfMemoryError
+
+    async def main() -> None:
+        line = Line()
+
+        async def ended(frame: bytes) -> bytes:
+            raise OutOfMemoryError("1 worker(s) were killed due to the node running low on memory. Memory on the node")
+
+        line.link.exchange = ended
+        (lost,) = await line.link.call([a(0)])
+        assert isinstance(lost, ReplicaLost) and not lost.suspicious and str(lost) == "its machine ran out of memory"
+
+    running(main)
 
 
 def test_a_share_of_a_card_is_a_share_of_its_memory_unless_the_user_says_so() -> None:

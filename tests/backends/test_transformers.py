@@ -71,6 +71,28 @@ def test_a_chain_does_not_depend_on_what_else_is_in_the_batch(proposer: Transfor
     assert [ids(c) for c in crowd[-1]] == [ids(c) for c in alone]
 
 
+def test_a_batch_too_large_for_the_card_gives_the_same_chains_in_halves(
+    proposer: TransformersProposer, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [job(f"{k} 5 6 10", until="answer", n=2) for k in range(1, 9)]
+    calm = ask(proposer, jobs)
+    tight = Transformers(str(folder), max_batch=16).build(load_task("game24"), Prompt(), LIMITS)
+    forward = tight.model.forward
+    rows: list[int] = []
+
+    def bounded(**given: Any) -> Any:
+        rows.append(len(given["position_ids"]))
+        if rows[-1] > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(**given)
+
+    monkeypatch.setattr(tight.model, "forward", bounded)
+    replies = ask(tight, jobs)
+    assert [list(map(ids, reply)) for reply in replies] == [list(map(ids, reply)) for reply in calm]
+    assert "out of memory with 16 at once: 8 from now on" in caplog.text and max(rows) > 8
+    asyncio.run(tight.close())
+
+
 def test_a_step_continues_the_token_ids_of_its_path(proposer: TransformersProposer) -> None:
     """Greedy step by step is greedy at once: the second step's prompt is the ids before it, never its text again."""
     (whole,) = ask(proposer, [job(n=1, until="answer", sampling=GREEDY)])

@@ -222,9 +222,7 @@ class _Reader:
             kin = self.world.kin[process, job_id]
             lost = self.prompts[process, kin].lost + self.prompts[process, job_id].lost
             causes = [self._culprit(*where) for where in set(lost)]
-            if len(causes) < DEATHS:
-                yield f"I9: {job_id} is called poison after {len(causes)} deaths"
-            elif None not in causes and not any(map(self._moved, causes)):
+            if causes.count(None) < self._unexplained():
                 yield f"I9: {job_id} is called poison, others killed its replicas: {causes}"
         elif job.failed < TRIES:
             yield f"I9: {job_id} failed after {job.failed} failures and {job.refused} refusals: {error}"
@@ -233,10 +231,9 @@ class _Reader:
         """The poisonous job that ended a replica; None where it was something else."""
         return self.world.culprits.get(self.epochs[pool, number])
 
-    def _moved(self, job_id: str | None) -> bool:
-        """Whether a job has been in several processes: a new one does not know yet what is suspect."""
-        assert job_id is not None
-        return sum(problem_id == job_id.rpartition("/")[0] for _, problem_id in self.searches) > 1
+    def _unexplained(self) -> int:
+        """Deaths that no poisonous job is the cause of, without which an innocent one is never called poison."""
+        return DEATHS if len({process for process, _ in self.searches}) == 1 else 1
 
     # At the end
 

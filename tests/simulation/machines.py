@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from tests.simulation.loop import HERE, Process, VirtualLoop
 
 ONCE_MORE = (
     "exchange",
 )  # calls that may be made twice: Ray makes no call twice by itself, but nothing here relies on it
+
+NO_MEMORY = "no memory is left"  # why Ray ended a process
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +101,9 @@ class Network:
             self.loop.call_later(seconds, arrive)
 
 
-def _gone(why: str) -> RayActorError:
+def _gone(why: str) -> Exception:
+    if why == NO_MEMORY:
+        return OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.\nMemory on the node")
     return RayActorError(error_msg=f"The actor is dead because {why}.")
 
 

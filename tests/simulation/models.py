@@ -44,15 +44,15 @@ DIGITS = Digits()
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Which jobs go wrong whoever runs them, as shares: refused, badly scored, badly answered; and one poisonous prompt.
+    """Which jobs go wrong whoever runs them, as shares: refused, badly scored, badly answered; and poisonous prompts.
 
-    `poison` is a problem and its first step (-1: none yet): jobs at this path kill whoever reads them.
+    `poison` holds problems and their first step (-1: none yet): jobs at such a path kill whoever reads them.
     """
 
     refused: float = 0.0
     scores: float = 0.0
     chains: float = 0.0
-    poison: tuple[str, int] | None = None
+    poison: tuple[tuple[str, int], ...] = ()
 
     def is_refused(self, job: Job) -> bool:
         return _befalls(job, "refused", self.refused)
@@ -65,10 +65,10 @@ class Keys:
         return _befalls(job, "chains", self.chains)
 
     def is_poison(self, job: Job) -> bool:
-        if self.poison is None or job.problem.id != self.poison[0]:
-            return False
         texts = [step.text for step in job.path]
-        return texts == ([] if self.poison[1] < 0 else [f"{self.poison[1]}\n"])
+        return any(
+            job.problem.id == problem and texts == ([] if step < 0 else [f"{step}\n"]) for problem, step in self.poison
+        )
 
     def spoiled(self, job: Job) -> bool:
         """Whether its reply is an error by design."""

@@ -45,7 +45,7 @@ def the_manager_delivers_as_they_come(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_pool_keeps_the_slot_of_a_failure(patch: pytest.MonkeyPatch) -> None:
-    async def call(self: Pool, number: int, item_id: str, item: Any, trial: bool) -> Any:
+    async def call(self: Pool, number: int, item_id: str, item: Any, *how: Any) -> Any:
         self._running[item_id] = number
         try:
             (reply,) = await self.replicas[number].call([item])
@@ -137,9 +137,9 @@ def a_link_forgets_whoever_waits_for_a_dead_replica(patch: pytest.MonkeyPatch) -
     patch.setattr(Link, "lose", lose)
     call = Pool._call
 
-    async def patient(self: Pool, number: int, item_id: str, item: Any, trial: bool) -> Any:
+    async def patient(self: Pool, number: int, item_id: str, item: Any, *how: Any) -> Any:
         self.timeout = None  # with one, the pool asks another replica in the end
-        return await call(self, number, item_id, item, trial)
+        return await call(self, number, item_id, item, *how)
 
     patch.setattr(Pool, "_call", patient)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.checker import check
+from tests.simulation.machines import NO_MEMORY
 from tests.simulation.runner import Tally, run, run_many
 from tests.simulation.seeds import KEPT
 from tests.simulation.world import FAULTS, Plan, World
@@ -82,3 +83,18 @@ def test_the_checker_sees_what_is_missing() -> None:
     assert any("I3" in text for text in check(world))
     world.history = [event for event in whole if event[1:3] != ("publish", "p0")]
     assert any("I4" in text for text in check(world))
+
+
+def test_a_replica_that_its_machine_had_no_memory_for_gets_half_as_many_jobs_and_no_prompt_is_suspected() -> None:
+    class Tight(World):
+        def _cause(self) -> str:
+            return NO_MEMORY
+
+    world = Tight(Plan(seed=3, cluster=True, proposers=1, credits=4, problems=12, faults={"kill_replica": 12})).run()
+    said = [what[0] for _, kind, *what in world.history if kind == "say"]
+    assert check(world) == []
+    assert "proposer 0 ran out of its machine's memory with up to 4 jobs at once: 2 from now on" in said
+    assert any("2 jobs at once, again: lower its max_batch" in text for text in said)
+    assert any("proposer 0 died (its machine ran out of memory); starting another" in text for text in said)
+    lost = [what[3] for _, kind, *what in world.history if kind == "call" and what[3] in ("lost", "left")]
+    assert lost and "lost" not in lost

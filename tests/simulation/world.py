@@ -28,7 +28,7 @@ import treesearch.engine
 import treesearch.store
 from tests.fakes import shape
 from tests.simulation.loop import HERE, Killed, Process, Stuck, VirtualLoop
-from tests.simulation.machines import FakeRay, Network
+from tests.simulation.machines import NO_MEMORY, FakeRay, Network
 from tests.simulation.models import DIGITS, Keys, Model, Spec, expected_reply
 from treesearch import config as configs
 from treesearch.algorithms import SEARCHES
@@ -104,8 +104,13 @@ class Plan:
         problems = rng.randint(5, 14)
         keys = Keys(
             *(rng.choice((0.0, 0.0, 0.0, 0.02, 0.2)) for _ in range(3)),
-            poison=(f"p{rng.randrange(problems)}", rng.randrange(-1, 4)) if cluster and rng.random() < 0.15 else None,
+            poison=(_poison(rng, problems),) if cluster and rng.random() < 0.15 else (),
         )
+        if cluster and (more := random.Random(f"poison {seed}")).random() < 0.2:
+            several = (_poison(more, problems) for _ in range(more.randint(1, 4)))
+            keys = replace(keys, poison=(*keys.poison, *several))
+            if more.random() < 0.4:
+                faults.setdefault("kill_manager", more.randint(1, 4))
         budget = Budget()
         if rng.random() < 0.15:
             budget = Budget(tokens=rng.randint(0, 150))
@@ -122,6 +127,11 @@ class Plan:
     @property
     def asked(self) -> list[Problem]:
         return [Problem(f"p{k}", f"question {self.seed} {k}", "1") for k in range(self.problems)]
+
+
+def _poison(rng: random.Random, problems: int) -> tuple[str, int]:
+    """A problem and its first step; -1: the question alone."""
+    return f"p{rng.randrange(problems)}", rng.randrange(-1, 4)
 
 
 class SimulatedConfig(Config):
@@ -284,11 +294,15 @@ class World:
 
     def _kill_replica(self) -> None:
         if found := self._replicas():
-            self.ray.end(self.rng.choice(found), "its worker process has died")
+            self.ray.end(self.rng.choice(found), self._cause())
 
     def _kill_manager(self) -> None:
         if found := self._managers():
-            self.ray.end(self.rng.choice(found), "its worker process has died")
+            self.ray.end(self.rng.choice(found), self._cause())
+
+    def _cause(self) -> str:
+        """What Ray says of a process that has ended."""
+        return NO_MEMORY if len(self.history) % 4 == 0 else "its worker process has died"
 
     def _kill_host(self) -> None:
         host = f"host{self.rng.randrange(1, self.plan.hosts)}"
@@ -551,8 +565,8 @@ class WatchedPool(Pool):
         self.world.note("join", process, self.name, number, (life, getattr(link, "epoch", 0)))
         return number
 
-    async def _call(self, number: int, item_id: str, item: Any, trial: bool) -> Any:
-        reply = await super()._call(number, item_id, item, trial)
+    async def _call(self, number: int, item_id: str, item: Any, *how: Any) -> Any:
+        reply = await super()._call(number, item_id, item, *how)
         kind = "ok"
         if isinstance(reply, ReplicaLost):
             kind = "lost" if reply.suspicious and reply.begun else "left"
