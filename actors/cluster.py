@@ -42,13 +42,14 @@ from treesearch.wire import problem_row, seal, unseal
 LONG = 600.0  # seconds after which a death is not one of a row
 PATIENCE = 30.0  # seconds for a replica to find its resources before the user is told what it waits for
 ENDED = (RayActorError, OutOfMemoryError)  # what calls to a process that is gone come to
+REPLAYED = 5_000  # replies in the journals that a manager is given at once, more only where one problem has more
 Say = Callable[[str], None]
 
 
 def connect(address: str | None) -> None:
     """Join or start Ray: `address` as given; without one the cluster of the Ray job we are in, else a local Ray of our own.
 
-    Raises RunError if there is nothing at the address.
+    Raises RunError if there is nothing at the address, KeyboardInterrupt at a SIGTERM.
     """
     inside_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "RAY_ADDRESS" in os.environ
     where = address or ("auto" if inside_a_job else "local")
@@ -60,6 +61,8 @@ def connect(address: str | None) -> None:
             f"no Ray cluster at {where!r}: {cause(error)}; start one with `ray start --head`, give another "
             "--ray-address, or leave it out for a local Ray"
         ) from error
+    except SystemExit:  # what Ray's handler of SIGTERM makes of it
+        raise KeyboardInterrupt from None
 
 
 @dataclass(slots=True)
@@ -82,6 +85,22 @@ class _Manager:
     stats: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Deaths:
+    """Deaths in a row of whoever holds one place, `limit` of them borne."""
+
+    limit: int
+    count: int = 0
+
+    def borne(self, lived: float, own: bool) -> bool:
+        """Count one after so many seconds of life; whether another life may follow.
+
+        A lost machine is nobody's own fault and not counted; one that lived long starts anew with no deaths.
+        """
+        self.count = (self.count if lived < LONG else 0) + own
+        return self.count <= self.limit
+
+
 class Cluster:
     """The driver of a run whose models and searches lie in actors. `say` tells the user what happened to them."""
 
@@ -89,7 +108,6 @@ class Cluster:
         self.config, self.store, self.say = config, store, say
         self.lives: dict[int, _Life] = {}  # epoch -> replica
         self.managers: dict[int, _Manager] = {}
-        self.past: dict[str, int | None] = {}
         self._usage: dict[int, tuple[str, dict[str, int]]] = {}
         self._epochs = itertools.count(1)
         self._open: dict[str, int] = {}  # role -> slots that live or may come back
@@ -169,21 +187,17 @@ class Cluster:
     # Replicas
 
     async def _keep(self, bundle: Bundle, slot: Slot, lock: asyncio.Lock) -> None:
-        """Keep one slot filled: start a replica, wait for its end, start another, up to the limit of deaths in a row.
-
-        A lost machine is no fault of the replica's and not counted; one that lived long starts anew with no deaths.
-        """
-        group, limit, deaths = self._group(bundle), self.config.cluster.restarts, 0
-        while deaths <= limit:
-            born = asyncio.get_running_loop().time()
-            reason, suspicious = await self._live(slot, group, lock)
-            deaths = deaths if asyncio.get_running_loop().time() - born < LONG else 0
-            deaths += suspicious
-            again = f"starting another ({deaths} of {limit})" if deaths <= limit else "giving it up"
+        """Keep one slot filled: start a replica, wait for its end, start another, up to the limit of deaths in a row."""
+        group, deaths, going = self._group(bundle), Deaths(self.config.cluster.restarts), True
+        while going:
+            born = _now()
+            reason, own = await self._live(slot, group, lock)
+            going = deaths.borne(_now() - born, own)
+            again = f"starting another ({deaths.count} of {deaths.limit})" if going else "giving it up"
             self.say(f"{slot.name} died ({reason}); {again}")
         self._open[slot.role] -= 1
         if not self._open[slot.role]:
-            raise RunError(f"no {slot.role} is left: {slot.name} died {deaths} times, the last time: {reason}")
+            raise RunError(f"no {slot.role} is left: {slot.name} died {deaths.count} times, the last time: {reason}")
 
     async def _live(self, slot: Slot, group: PlacementGroup | None, lock: asyncio.Lock) -> tuple[str, bool]:
         """One life of a replica; returns why it ended, and whether that was its own fault. Raises ConfigError."""
@@ -286,42 +300,50 @@ class Cluster:
     # Managers
 
     async def _manage(self, number: int) -> None:
-        """Keep one manager: start it, serve it, and start another if it dies, up to the limit."""
-        for life in range(self.config.cluster.restarts + 1):
-            name = f"manager-{number}-{life}"
-            where = _beside_driver() if number < (os.cpu_count() or 1) else "SPREAD"
-            actor = ray.remote(TreeManager).options(
-                num_cpus=0, max_concurrency=1000, max_restarts=0, scheduling_strategy=where
-            )
-            handle: Any = actor.remote(self.config.resolved(), name, self.config.cluster.managers)
-            manager = _Manager(handle)
+        """Keep one manager: start it, serve it, and start another if it dies, up to the limit of deaths in a row."""
+        deaths = Deaths(self.config.cluster.restarts)
+        for life in itertools.count():
+            born, manager = _now(), _Manager(self._searcher(number, f"manager-{number}-{life}"))
             try:
-                await handle.pid.remote()  # until its process has started, silence means nothing
+                await manager.handle.pid.remote()  # until its process has started, silence means nothing
                 self.managers[number] = manager  # from here on, replicas that become ready join it by themselves
                 await asyncio.gather(*(self._join(manager, epoch, life) for epoch, life in list(self.lives.items())))
                 await self._serve(manager)
                 return
             except ENDED as error:
-                reason = cause(error)
+                reason, own = cause(error), not node_died(error)
             except TimeoutError:
-                reason = f"no word for {self.config.cluster.silence:g} s"
+                reason, own = f"no word for {self.config.cluster.silence:g} s", True
             finally:
-                _kill(handle)
-            self._returned.extend(manager.held.values())
-            self.managers.pop(number, None)
-            self._calls += manager.stats.get("calls", 0)
+                _kill(manager.handle)
+            self._bury(number, manager)
             self.say(f"manager {number} died ({reason}); its {len(manager.held)} problems go on from the journal")
-        raise RunError(f"manager {number} died {self.config.cluster.restarts + 1} times, the last time: {reason}")
+            if not deaths.borne(_now() - born, own):
+                raise RunError(f"manager {number} died {deaths.count} times, the last time: {reason}")
+
+    def _searcher(self, number: int, name: str) -> Any:
+        """The actor of a manager."""
+        where = _beside_driver() if number < (os.cpu_count() or 1) else "SPREAD"
+        actor = ray.remote(TreeManager).options(
+            num_cpus=0, max_concurrency=1000, max_restarts=0, scheduling_strategy=where
+        )
+        return actor.remote(self.config.resolved(), name, self.config.cluster.managers)
+
+    def _bury(self, number: int, manager: _Manager) -> None:
+        """Keep what a manager that died leaves: its problems, and how often it called."""
+        self._returned.extend(manager.held.values())
+        self.managers.pop(number, None)
+        self._calls += manager.stats.get("calls", 0)
 
     async def _serve(self, manager: _Manager) -> None:
         """Bring it problems and acknowledgements, commit its rows, take its lines, until nothing is left to do."""
         committed, want = 0, 1
         refused: list[str] = []
         while not self._done():
-            problems = [await self._handed(manager, problem) for problem in self._next(want)]
+            problems, more = await self._handed(manager, want)
             self._calls += 1
             async with asyncio.timeout(self.config.cluster.silence):  # unlike wait_for, it never swallows an interrupt
-                reply = unseal(await manager.handle.poll.remote(seal([committed, refused, problems])))
+                reply = unseal(await manager.handle.poll.remote(seal([committed, refused, problems, more])))
             batch, rows, lines, want, manager.stats, lost, error = reply
             refused = []
             if rows:
@@ -366,7 +388,19 @@ class Cluster:
             self._unread = None if self._unread is None else self._unread - 1
         return problem
 
-    async def _handed(self, manager: _Manager, problem: Problem) -> tuple[Any, int, list[bytes], bytes | None]:
+    async def _handed(self, manager: _Manager, want: int) -> tuple[list[Any], bool]:
+        """The next problems with their journals, and whether more wait: what is replayed at once must not take so long
+        that the manager seems dead.
+        """
+        found, replies = [], 0
+        for problem in self._next(want):
+            found.append(given := await self._given(manager, problem))
+            replies += len(given[2])
+            if replies >= REPLAYED:
+                return found, True
+        return found, False
+
+    async def _given(self, manager: _Manager, problem: Problem) -> tuple[Any, int, list[bytes], bytes | None]:
         """The problem with the epoch of its new lease and what is journalled of it."""
         manager.held[problem.id] = problem
         async with self._writing:
@@ -384,6 +418,11 @@ def _locked(bundles: Sequence[Bundle]) -> list[tuple[Bundle, Slot, asyncio.Lock]
 def _beside_driver() -> NodeAffinitySchedulingStrategy:
     """The driver's machine, which must live as long as the run: as many managers as it has cores are safest there."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+
+def _now() -> float:
+    """The loop's time, in seconds."""
+    return asyncio.get_running_loop().time()
 
 
 async def _awaited(ref: Any) -> Any:

@@ -191,8 +191,8 @@ class TreeManager:
         return os.getpid()
 
     async def poll(self, frame: bytes) -> bytes:
-        """Take problems and acknowledgements; give what there is to tell, within half a second."""
-        committed, refused, problems = unseal(frame)
+        """Take problems and acknowledgements; give what there is to tell: within half a second, or soon if more follow."""
+        committed, refused, problems, more = unseal(frame)
         self.ledger.acknowledge(committed, refused)
         self._take(problems)
         if self._search is None:
@@ -202,7 +202,7 @@ class TreeManager:
         linger = self.config.cluster.linger
         await asyncio.sleep(POLL_GAP if linger is None else linger)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), POLL_BEAT)
+            await asyncio.wait_for(self._bell.wait(), 0 if more else POLL_BEAT)
         self._bell.clear()
         number, unsent = self.ledger.unsent()
         (rows, self.rows), (lost, self.lost) = (self.rows, []), (self.lost, [])

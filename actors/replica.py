@@ -186,7 +186,7 @@ class Replica:
 
     def _forget_the_dead(self, beat: float) -> None:
         """A manager that has not been heard of for long has been replaced: nobody wants its replies."""
-        for client in [c for c, box in self.mail.items() if now() - box.heard > FORGET * beat and box.running]:
+        for client in [c for c, box in self.mail.items() if now() - box.heard > FORGET * beat]:
             running = self.mail.pop(client).running.values()
             self._abort([job_id for job_id, _ in running])
             for _, task in running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from actors import cluster as clusters
-from actors.cluster import Cluster
+from actors.cluster import LONG, REPLAYED, Cluster, Deaths, _Manager, connect
 from actors.placement import plan
 from tests.fakes import problems
 from treesearch.config import load
 from treesearch.errors import RunError
+from treesearch.manager import Reply
 from treesearch.tasks import load_task
+from treesearch.types import Expansion
 
 
 @pytest.mark.parametrize("unread", [3, None])
@@ -67,3 +70,50 @@ def test_what_cannot_start_at_first_ends_the_run_at_once_and_what_could_is_tried
     with pytest.raises(RunError, match=said):
         raise error
     assert told[0].endswith("died (cannot start: CUDA error: out of memory); starting another (1 of 3)")
+
+
+class Journals:
+    """A store with so many replies of each problem."""
+
+    def __init__(self, replies: int) -> None:
+        self.replies = replies
+
+    def lease(self, problem_id: str) -> int:
+        return 1
+
+    def load(self, problem_id: str) -> tuple[list[Reply], None]:
+        return [Reply(k, 0, 0.0, Expansion(0, error="none")) for k in range(self.replies)], None
+
+
+@pytest.mark.parametrize(
+    ("replies", "handed"), [(0, [4, 2]), (REPLAYED // 2, [2, 2, 2]), (REPLAYED + 1, [1, 1, 1, 1, 1, 1])]
+)
+def test_a_manager_is_given_no_more_to_replay_at_once_than_it_survives(replies: int, handed: list[int]) -> None:
+    """One that replayed all journals of a dead manager before it spoke again was taken for dead itself, for ever."""
+    store: Any = Journals(replies)
+    cluster = Cluster(load(None, []), load_task("plain"), store, store)
+    cluster._unread = None
+    cluster._returned.extend(problems(6))
+
+    async def all_handed() -> list[tuple[int, bool]]:
+        manager = _Manager(None)
+        found = [await cluster._handed(manager, 4) for _ in handed]
+        assert len(manager.held) == 6
+        return [(len(given), more) for given, more in found]
+
+    assert asyncio.run(all_handed()) == [(count, replies > 0) for count in handed]
+
+
+def test_only_deaths_of_its_own_in_a_row_count() -> None:
+    deaths = Deaths(limit=2)
+    assert deaths.borne(1.0, own=True) and deaths.borne(1.0, own=True)
+    assert deaths.borne(1.0, own=False), "it went with its machine"
+    assert deaths.borne(LONG, own=True) and deaths.count == 1, "a run of days outlives many deaths"
+    assert deaths.borne(1.0, own=True) and not deaths.borne(1.0, own=True)
+
+
+def test_a_sigterm_while_ray_starts_interrupts_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler ended the process with code 15, and nobody was told how to go on."""
+    monkeypatch.setattr("ray.init", lambda **_: sys.exit(15))
+    with pytest.raises(KeyboardInterrupt):
+        connect(None)

@@ -97,6 +97,26 @@ def test_what_waits_goes_in_one_call_and_each_reply_comes_when_it_is_ready() -> 
     running(main)
 
 
+def test_what_a_dead_manager_never_fetched_is_not_kept() -> None:
+    async def main() -> None:
+        line = Line(silence=0.06)
+        dead = Link(line.exchange, client="dead", role="proposer", epoch=1, silence=0.06, gap=lambda: 0.0,
+                    lost=lambda error: None)  # fmt: skip
+        call = asyncio.create_task(dead.call([a(0)]))
+        await line.until(lambda: "t/0" in line.backend.gates)
+        dead.close()
+        line.backend.answer("t/0")
+        await line.until(lambda: len(line.replica.mail["dead"].ready) == 1)
+        await asyncio.sleep(0.1)
+        other = asyncio.create_task(line.link.call([a(1)]))
+        await line.until(lambda: "t/1" in line.backend.gates)
+        assert list(line.replica.mail) == ["m"]
+        call.cancel()
+        other.cancel()
+
+    running(main)
+
+
 def test_new_items_do_not_wait_for_the_replies_of_older_ones() -> None:
     async def main() -> None:
         line = Line()

@@ -118,13 +118,13 @@ def an_engine_publishes_before_the_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_driver_hands_out_problems_without_their_journal(patch: pytest.MonkeyPatch) -> None:
-    handed = Cluster._handed
+    given = Cluster._given
 
     async def bare(self: Cluster, manager: Any, problem: Any) -> Any:
-        row, epoch, _, _ = await handed(self, manager, problem)
+        row, epoch, _, _ = await given(self, manager, problem)
         return row, epoch, [], None
 
-    patch.setattr(Cluster, "_handed", bare)
+    patch.setattr(Cluster, "_given", bare)
 
 
 def a_link_forgets_whoever_waits_for_a_dead_replica(patch: pytest.MonkeyPatch) -> None:
