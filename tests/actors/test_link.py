@@ -135,12 +135,13 @@ def test_new_items_do_not_wait_for_the_replies_of_older_ones() -> None:
 def test_a_gap_gathers_what_comes_meanwhile() -> None:
     async def main() -> None:
         line = Line(gap=0.05)
-        calls = []
+        calls, loop = [], asyncio.get_running_loop()
+        began = loop.time()
         for k in range(20):
             calls.append(asyncio.create_task(line.link.call([a(k)])))
             await asyncio.sleep(0.005)
         await line.until(lambda: len(line.backend.gates) == 20)
-        assert len(line.frames) <= 5
+        assert len(line.frames) <= 2 + (loop.time() - began) / 0.05  # which a busy machine stretches
         for k in range(20):
             line.backend.answer(f"t/{k}")
         await asyncio.gather(*calls)
