@@ -4,8 +4,11 @@ from __future__ import annotations
 
 KEPT: dict[int, str] = {
     3: "tokens of replies that the scorer spoiled were in no count",
+    13: "two prompts killed replicas at once, and a third was called poison",
     36: "after a commit that failed, later replies were committed: a hole in the journal",
     89: "the same, four replies in",
     99: "a request was called poison that its replica had not begun with",
+    341: "the same, within one and a half seconds",
+    1519: "a manager's machine ran out of memory, and the run ended",
     9659: "the checker held a frozen life against the one that read its answer",
 }

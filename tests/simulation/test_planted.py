@@ -10,6 +10,7 @@ import pytest
 from actors.cluster import Cluster
 from actors.link import Link
 from tests.simulation.runner import run
+from treesearch.blame import Blame
 from treesearch.dispatch import Dispatch
 from treesearch.engine import Engine
 from treesearch.manager import Live, Manager, Outcome
@@ -62,6 +63,18 @@ def the_pool_keeps_the_slot_of_a_failure(patch: pytest.MonkeyPatch) -> None:
 
 def the_pool_gives_up_at_the_second_failure(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("treesearch.pool.TRIES", 2)
+
+
+def the_pool_blames_whoever_is_tried(patch: pytest.MonkeyPatch) -> None:
+    died = Blame.died
+
+    def convicted(self: Blame, replica: int, kin: Any, tried: bool = False, alone: bool = True) -> None:
+        died(self, replica, kin, tried, alone)
+        if tried:
+            self.answered(kin)
+            self.poison.add(kin)
+
+    patch.setattr(Blame, "died", convicted)
 
 
 def the_store_acknowledges_before_it_commits(patch: pytest.MonkeyPatch) -> None:
@@ -149,6 +162,7 @@ PLANTS: dict[Plant, set[str]] = {  # what each must show at least
     the_manager_delivers_as_they_come: {"I6"},
     the_pool_keeps_the_slot_of_a_failure: {"I4"},
     the_pool_gives_up_at_the_second_failure: {"I9"},
+    the_pool_blames_whoever_is_tried: {"I9"},
     the_store_acknowledges_before_it_commits: {"I3"},
     the_store_keeps_the_close_of_a_damaged_journal: {"I3", "I6"},
     dispatch_loses_what_waits_for_a_replica_that_leaves: {"I4"},
