@@ -22,7 +22,7 @@ OTHERS = {
     "constraints-vllm-cpu.txt": "the tested set of packages with vLLM on CPUs",
     "constraints.txt": "the tested set of packages for CPUs",
     "pyproject.toml": "the package, its extras, and the settings of ruff, mypy and pytest",
-    "tests/": "mirrors the above",
+    "tests/": "mirrors the above; FAULTS.md: what may go wrong, what the user sees, which test shows it",
     "treesearch/models/prm/": "the bundled process reward model: weights, tokenizer, model card",
     "treesearch/models/proposer/": "the bundled proposer: weights, tokenizer, model card",
 }
