@@ -67,3 +67,22 @@ def test_what_cannot_start_at_first_ends_the_run_at_once_and_what_could_is_tried
     with pytest.raises(RunError, match=said):
         raise error
     assert told[0].endswith("died (cannot start: CUDA error: out of memory); starting another (1 of 3)")
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:6379", None])
+def test_a_cluster_that_is_not_there_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    asked: list[str] = []
+
+    def refuses(address: str, **_: Any) -> None:
+        asked.append(address)
+        raise ConnectionError(f"Could not find any running Ray instance at {address}")
+
+    monkeypatch.setattr(clusters.ray, "init", refuses)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # as in a job of a cluster
+    with pytest.raises(
+        RunError, match=r"no Ray cluster at .*: Could not find any .*; start one with `ray start --head`"
+    ):
+        clusters.connect(address)
+    assert asked == [address or "auto"]
