@@ -13,7 +13,7 @@ PACKAGES = ("treesearch", "actors", "benchmarks")
 OTHERS = {
     ".ci/run": "what must hold before a change is in: demo, tests, slow tests, wheel",
     "LICENSE": "Apache-2.0",
-    "Makefile": "make demo, make test, make tree, make clean",
+    "Makefile": "make demo, make test, make coverage, make tree, make clean",
     "README.md": "this page",
     "SECURITY.md": "who is trusted, what is done against the others, what is not",
     "actors/dashboard.json": "the Grafana dashboard of the metrics",
@@ -21,8 +21,8 @@ OTHERS = {
     "cluster.yaml": "what `ray up` reads",
     "constraints-vllm-cpu.txt": "the tested set of packages with vLLM on CPUs",
     "constraints.txt": "the tested set of packages for CPUs",
-    "pyproject.toml": "the package, its extras, and the settings of ruff, mypy and pytest",
-    "tests/": "mirrors the above",
+    "pyproject.toml": "the package, its extras, and the settings of ruff, mypy, pytest and coverage",
+    "tests/": "mirrors the above; FAULTS.md: what may go wrong, what the user sees, which test shows it",
     "treesearch/models/prm/": "the bundled process reward model: weights, tokenizer, model card",
     "treesearch/models/proposer/": "the bundled proposer: weights, tokenizer, model card",
 }

@@ -106,6 +106,11 @@ def test_solve_without_an_answer_exits_with_1():
     assert done.exit_code == 1 and "no answer was found" in done.stderr
 
 
+def test_a_question_that_is_no_text_is_refused():
+    done = call("solve", "caf\udce9", *ARGUMENTS)
+    assert done.exit_code == 2 and "set the terminal to UTF-8" in done.stderr
+
+
 def test_python_dash_m_is_the_same_command_line():
     root = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-m", "treesearch", "--help"]

@@ -200,6 +200,39 @@ def test_a_missing_file_is_named_with_the_path_looked_for(tmp_path: Path):
         load(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize(("given", "part"), [
+    ("search=null", "search is empty: use {type: none} to go without"),
+    ("scorer=[bundled, simulated]", "scorer is a list: a run has one scorer"),
+    ("proposer=[3]", r"proposer\[0\] = 3: must be a mapping such as {type: vllm"),
+    ("limits=[3]", r"limits = \[3\]: must be a mapping of keys and values"),
+    ("limit=many", "limit = 'many': Input should be a valid integer"),
+])  # fmt: skip
+def test_a_section_of_another_shape_is_refused_with_the_right_one(given: str, part: str):
+    with pytest.raises(ConfigError, match=part):
+        load(None, [given])
+
+
+@pytest.mark.parametrize(("given", "part"), [
+    ("scorer={type: judge, model: 3}", "scorer.model = 3: must be a mapping with a type, such as {type: vllm"),
+    ("proposer={type: mixture, members: bundled}", "proposer.members = 'bundled': must be a list of mappings"),
+    ("proposer={type: mixture}", "proposer.members: must be set"),
+    ("scorer={type: verifier}", "scorer.function: must be set"),
+    ("search={type: 'json:dumps'}", "search.type = 'json:dumps': is no dataclass"),
+    ("search={type: 'nowhere:Search'}", "search.type = 'nowhere:Search': cannot be imported: No module named 'nowhere'"),
+])  # fmt: skip
+def test_a_spec_inside_a_spec_is_refused_with_its_full_key(monkeypatch: pytest.MonkeyPatch, given: str, part: str):
+    monkeypatch.undo()  # the real ones
+    with pytest.raises(ConfigError, match=part):
+        load(None, [given])
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path: Path):
+    (tmp_path / "latin.yaml").write_bytes(b"task: caf\xe9")
+    for path in (tmp_path, tmp_path / "latin.yaml"):
+        with pytest.raises(ConfigError, match=f"config {path}: cannot be read: "):
+            load(path)
+
+
 def test_an_empty_file_is_the_defaults(tmp_path: Path):
     path = tmp_path / "c.yaml"
     path.write_text("# nothing\nprompt:\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib.util
 import re
@@ -142,3 +143,21 @@ def test_there_is_a_config_for_eight_gpus_for_one_and_for_a_laptop():
 def test_every_family_of_prms_is_named():
     table = README[README.index("**Scorers.**") : README.index("**Problem sets.**")]
     assert not {*FORMATS} - {"bundled"} - set(re.findall(r"`([a-z0-9.-]+)`", table))
+
+
+def test_every_test_that_the_table_of_faults_names_is_there():
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "tests" / "FAULTS.md").read_text())
+    assert len(named) > 80
+    for path, name in named:
+        tree = ast.parse((ROOT / "tests" / path).read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{path}::{name}"
+
+
+def test_every_fault_of_the_table_has_a_test_or_says_that_nothing_is_built():
+    rows = [
+        line.split(" | ") for line in (ROOT / "tests" / "FAULTS.md").read_text().splitlines() if line.startswith("| ")
+    ]
+    for row in rows:
+        assert (
+            "::" in row[-1] or row[-1].startswith("shown by") or re.search(r"not built|there is no server yet", row[1])
+        ), row

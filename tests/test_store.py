@@ -11,8 +11,9 @@ import pytest
 
 from tests.fakes import World, problems
 from treesearch.algorithms import SEARCHES
-from treesearch.errors import ConfigError, FrameError, JournalError, RunError
+from treesearch.errors import ConfigError, FrameError, JournalError, RunError, StorageError
 from treesearch.manager import Close, Manager, Reply
+from treesearch.salvage import damage
 from treesearch.store import Store, pack_reply, unpack_reply
 from treesearch.types import Expansion, Step
 
@@ -155,6 +156,19 @@ def test_a_body_that_is_no_bytes_is_damage(tmp_path: Path, journal: list[Reply])
     store._db.execute("UPDATE replies SET body = 'text' WHERE k = 1")
     assert store.load("p0") == (journal[:1], None) and "bytes, not str" in store.notes[0]
     store.close()
+
+
+def test_a_schema_from_elsewhere_calls_nothing_that_reaches_beyond_it(tmp_path: Path, journal: list[Reply]) -> None:
+    """A function that is not known to be harmless, in a trigger that came with the file."""
+    store = Store.open(tmp_path / "run.db", "a")
+    called: list[int] = []
+    for db in (store._db, store._front):
+        db.create_function("reach", 0, lambda: called.append(1))
+    store._db.execute("CREATE TRIGGER evil AFTER INSERT ON replies BEGIN SELECT reach(); END")
+    with pytest.raises(StorageError, match="unsafe use of reach"):
+        write(store, journal)
+    store.close()
+    assert not called and damage(tmp_path / "run.db") is None
 
 
 def test_a_journal_that_goes_bad_under_way_is_looked_at_by_the_next_run(

@@ -18,10 +18,17 @@ TABLES = {"meta": "key", "replies": "problem, k", "closes": "problem", "leases":
 UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  # its messages quote what they found, which may be no text
 
 
+def connect(path: Path, **given: Any) -> sqlite3.Connection:
+    """A database that may come from elsewhere: nothing in its schema may call what reaches beyond it."""
+    db = sqlite3.connect(path, **given)
+    db.execute("PRAGMA trusted_schema=OFF")
+    return db
+
+
 def damage(path: Path) -> str | None:
     """What SQLite finds wrong with the structure of a database; None if nothing. Rows are checked when they are read."""
     try:
-        with closing(sqlite3.connect(path)) as db:
+        with closing(connect(path)) as db:
             found: str = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.OperationalError:  # it cannot be read or written here: said by whoever opens it
         return None
@@ -39,7 +46,7 @@ def salvage(path: Path, found: str, schema: str) -> str:
     for suffix in ("", "-wal"):
         if (part := path.with_name(path.name + suffix)).exists():
             shutil.copyfile(part, kept.with_name(kept.name + suffix))
-    with closing(sqlite3.connect(kept, isolation_level=None)) as db:
+    with closing(connect(kept, isolation_level=None)) as db:
         db.text_factory = lambda raw: raw.decode(errors="replace")
         rows = {table: _readable(db, table, key) for table, key in TABLES.items()}
     replies = [(problem, k, body) for problem, k, body in rows["replies"] if _whole(body)]

@@ -20,7 +20,7 @@ from typing import IO
 from treesearch.errors import ConfigError, FrameError, JournalError, RunError, StorageError
 from treesearch.manager import Close, Reply
 from treesearch.mounts import file_system, on_network, read_mounts
-from treesearch.salvage import damage, salvage
+from treesearch.salvage import connect, damage, salvage
 from treesearch.wire import close_of, expansion_row, fields, reply_of, seal, unseal
 
 VERSION = "3"
@@ -85,7 +85,7 @@ class Store:
         return on_network(file_system(self.path.parent, read_mounts()))
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=PATIENCE, check_same_thread=False, isolation_level=None)
+        db = connect(self.path, timeout=PATIENCE, check_same_thread=False, isolation_level=None)
         db.execute("PRAGMA synchronous=NORMAL")
         return db
 

@@ -117,3 +117,22 @@ def test_a_sigterm_while_ray_starts_interrupts_as_any_other(monkeypatch: pytest.
     monkeypatch.setattr("ray.init", lambda **_: sys.exit(15))
     with pytest.raises(KeyboardInterrupt):
         connect(None)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:6379", None])
+def test_a_cluster_that_is_not_there_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    asked: list[str] = []
+
+    def refuses(address: str, **_: Any) -> None:
+        asked.append(address)
+        raise ConnectionError(f"Could not find any running Ray instance at {address}")
+
+    monkeypatch.setattr(clusters.ray, "init", refuses)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # as in a job of a cluster
+    with pytest.raises(
+        RunError, match=r"no Ray cluster at .*: Could not find any .*; start one with `ray start --head`"
+    ):
+        clusters.connect(address)
+    assert asked == [address or "auto"]
