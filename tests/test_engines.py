@@ -161,14 +161,10 @@ def test_steps_of_two_engines_on_one_card_take_twice_as_long_while_both_are_unde
     card = Card()
 
     async def main() -> list[float]:
-        clock, seen = asyncio.get_running_loop().time, []
-
-        async def work(after: float, seconds: float) -> None:
-            await asyncio.sleep(after)
-            await card.work(seconds)
-            seen.append(clock())
-
-        await asyncio.gather(work(0, 4), work(1, 2))
+        loop, seen = asyncio.get_running_loop(), []
+        for after, seconds in ((0, 4), (1, 2)):
+            loop.call_later(after, card.work, seconds, lambda: seen.append(loop.time()))
+        await asyncio.sleep(10)
         return seen
 
     # alone for 1 s, shared until the second has its 2 s at 5, then the rest of the first
@@ -179,16 +175,19 @@ def test_steps_of_two_engines_on_one_card_take_twice_as_long_while_both_are_unde
 @pytest.mark.parametrize("seed", range(8))
 def test_nothing_is_lost_and_no_limit_is_passed_whatever_is_asked(seed: int) -> None:
     rng = random.Random(seed)
-    made = engine(seqs=rng.randint(1, 6), tokens=rng.randint(6, 40), blocks=rng.randint(8, 20))
+    made = engine(seqs=rng.randint(1, 6), tokens=rng.randint(6, 40), blocks=rng.randint(6, 12))
     requests = [
-        Request(tuple((f"p{rng.randrange(3)}.{k}", rng.randint(1, 30)) for k in range(rng.randint(1, 3))),
+        Request(tuple((f"p{rng.randrange(3)}.{k}", rng.randint(1, 30)) for k in range(rng.randint(1, 2))),
                 ((f"s{n}", rng.randint(1, 30)),) if rng.random() < 0.7 else (), rng.randrange(3))
         for n in range(40)
     ]  # fmt: skip
     schedule = made._schedule
 
     def checked() -> Any:
+        ran, before = len(made._running), made.usage.preempted
         batch = schedule()
+        if made.usage.preempted > before:  # nobody starts where memory is short
+            assert len(made._running) == ran - (made.usage.preempted - before)
         decoding = len(made._running) - len(made._filling)
         assert len(made._running) <= made.serving.max_num_seqs
         assert 0 < decoding + sum(batch.values()) <= made.serving.max_num_batched_tokens
@@ -242,6 +241,24 @@ def test_the_level_loop_grows_the_trees_that_the_engine_grows_and_takes_longer(n
     assert mine.seconds < levels.seconds
     assert at_once(Machine(PROFILES[0]), mine.traces) < mine.seconds
     assert {r.given for r in mine.traces[0]} == {r.given for r in levels.traces[0]}
+
+
+def test_the_prm_reads_a_mark_after_each_step() -> None:
+    machine = Machine(PROFILES[0])
+    ours(machine, SEARCHES["beam"](beams=1, branch=2), problems(1), 1)
+    drawn, read = ({r.given + r.sampled for r in engine.trace} for engine in machine.engines)
+    assert {(path[0], *((text, tokens + 1) for text, tokens in path[1:])) for path in drawn} == read
+
+
+@pytest.mark.parametrize("drive", [ours, by_level])
+def test_with_two_replicas_each_problem_stays_with_one(drive: Any) -> None:
+    machine = Machine(PROFILES[1])
+    drive(machine, SEARCHES["beam"](beams=2, branch=2), problems(4), 4)
+    assert all(engine.trace for engine in machine.proposers)
+    for pair in (machine.proposers, machine.scorers):
+        homes = [{request.given[0] for request in engine.trace} for engine in pair]
+        assert not homes[0] & homes[1]
+        assert len(homes[0] | homes[1]) == 4
 
 
 def test_the_lengths_are_those_of_the_data(data: Path) -> None:

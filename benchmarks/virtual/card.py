@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class Card:
@@ -10,20 +11,18 @@ class Card:
 
     def __init__(self) -> None:
         self.busy = 0.0  # seconds
-        self._left: dict[asyncio.Future[None], float] = {}  # work -> seconds it would still take alone
+        self._left: dict[Callable[[], None], float] = {}  # what to call at its end -> seconds it would still take alone
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def work(self, seconds: float) -> None:
-        """Returns when work that would take `seconds` alone is done."""
-        self._advance()
-        done = asyncio.get_running_loop().create_future()
+    def work(self, seconds: float, done: Callable[[], None]) -> None:
+        """Calls `done` when work that would take `seconds` alone is done."""
+        self._account()
         self._left[done] = seconds
         self._plan()
-        await done
 
-    def _advance(self) -> None:
-        """Account for the time since the last change."""
+    def _account(self) -> None:
+        """What has been done since the last change."""
         now = asyncio.get_running_loop().time()
         if self._left:
             self.busy += now - self._since
@@ -41,10 +40,12 @@ class Card:
             self._timer = asyncio.get_running_loop().call_later(wait, self._end)
 
     def _end(self) -> None:
-        """The work that has least left is done, by the timer that was set for it."""
-        self._advance()
+        """The work that has least left is done: the timer was set for it."""
+        self._account()
         least = min(self._left.values())
-        for work in [work for work, left in self._left.items() if left <= least]:
+        ended = [work for work, left in self._left.items() if left <= least]
+        for work in ended:
             del self._left[work]
-            work.set_result(None)
         self._plan()
+        for work in ended:
+            work()

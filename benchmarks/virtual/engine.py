@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import itertools
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 from benchmarks.virtual.cache import BLOCK, Block, Cache, Part, blocks_of, keys
 from benchmarks.virtual.card import Card
@@ -94,7 +95,8 @@ class VirtualEngine:
         self._last: dict[int, list[Sequence]] = {}  # step -> those that may end with it
         self._live = 0  # tokens of those that decode, at the beginning of the next step
         self._numbers = itertools.count()
-        self._task: asyncio.Task[None] | None = None
+        self._awake = False
+        self._begun = 0.0  # when the step under way began
 
     @property
     def load(self) -> int:
@@ -114,8 +116,8 @@ class VirtualEngine:
         sequence = Sequence(next(self._numbers), request.priority, names, prompt, end, done)
         self.trace.append(request)
         heapq.heappush(self._waiting, (sequence.rank, sequence))
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+        if not self._awake:
+            self._prepare()
         return done
 
     def step_seconds(self, sequences: int, tokens: int, context: int) -> tuple[float, float]:
@@ -133,20 +135,27 @@ class VirtualEngine:
         most = self.serving.max_num_seqs
         return next(batch for batch in range(1, most + 1) if rate(batch) >= 0.9 * rate(most))
 
-    async def _run(self) -> None:
-        clock = asyncio.get_running_loop().time
-        while self._running or self._waiting:
-            begun = clock()
-            # whoever got a reply may ask again while the CPU prepares the step
-            await asyncio.sleep(self.law.base + self.law.each * min(self.load, self.serving.max_num_seqs))
-            batch = self._schedule()
-            decoding = len(self._running) - len(self._filling)
-            tokens = decoding + sum(batch.values())
-            context = self._live + tokens + sum(sequence.computed for sequence in batch)
-            await self.card.work(self.step_seconds(decoding + len(batch), tokens, context)[0])
-            self._count(clock() - begun, decoding + len(batch), tokens)
-            self._advance(batch, decoding)
-        self._task = None
+    def _prepare(self) -> None:
+        """Begin a step with its CPU time: whoever has a reply may ask again meanwhile, and be part of it."""
+        self._awake = bool(self._running or self._waiting)
+        if self._awake:
+            loop = asyncio.get_running_loop()
+            self._begun = loop.time()
+            sequences = min(self.load, self.serving.max_num_seqs)
+            loop.call_later(self.law.base + self.law.each * sequences, self._step)
+
+    def _step(self) -> None:
+        batch = self._schedule()
+        decoding = len(self._running) - len(self._filling)
+        tokens = decoding + sum(batch.values())
+        context = self._live + tokens + sum(sequence.computed for sequence in batch)
+        seconds, _ = self.step_seconds(decoding + len(batch), tokens, context)
+        self.card.work(seconds, partial(self._done, batch, decoding, tokens))
+
+    def _done(self, batch: dict[Sequence, int], decoding: int, tokens: int) -> None:
+        self._count(asyncio.get_running_loop().time() - self._begun, decoding + len(batch), tokens)
+        self._advance(batch, decoding)
+        self._prepare()
 
     def _count(self, seconds: float, sequences: int, tokens: int) -> None:
         usage = self.usage

@@ -13,13 +13,13 @@ from itertools import chain
 from typing import Any
 
 from benchmarks.virtual.engine import Request, Usage
-from benchmarks.virtual.models import Machine, VirtualProposer, VirtualScorer
+from benchmarks.virtual.models import Machine, Scattered, VirtualProposer, VirtualScorer
 from tests.simulation.loop import VirtualLoop
 from treesearch.algorithms.base import Search
 from treesearch.backends.base import Scored
 from treesearch.checker import Checker
 from treesearch.engine import Engine, Settings
-from treesearch.manager import Delivery, Manager
+from treesearch.manager import Delivery, Manager, tokens_of
 from treesearch.tasks.plain import Plain
 from treesearch.types import Answer, Chain, Expansion, Job, Problem
 
@@ -41,12 +41,27 @@ def problems(count: int) -> list[Problem]:
 
 
 @dataclass
+class Middle:
+    """A stretch of a run: its seconds, tokens delivered, and what the engines did."""
+
+    seconds: float = 0.0
+    delivered: int = 0
+    usages: list[Usage] = field(default_factory=list)
+
+    def until(self, now: float, delivered: int, usages: Sequence[Usage]) -> Middle:
+        """From there, where the counts were these, to here."""
+        between = [after.since(before) for after, before in zip(usages, self.usages, strict=True)]
+        return Middle(now - self.seconds, delivered - self.delivered, between)
+
+
+@dataclass
 class Run:
-    """What came of a run. `full`: seconds and usages while there were problems left to begin; then the whole run's."""
+    """What came of a run. `full` is its middle, where all that may be in flight are: from when the first problem has ended
+    to when none is left to begin."""
 
     seconds: float = 0.0
     usages: list[Usage] = field(default_factory=list)  # as Machine.engines
-    full: tuple[float, list[Usage]] = (0.0, [])
+    full: Middle = field(default_factory=lambda: Middle())
     generated: int = 0
     wasted: int = 0
     scored: int = 0  # tokens that the PRM computed
@@ -54,6 +69,7 @@ class Run:
     traces: Traces = field(default_factory=list)
     waited: float = 0.0  # seconds that replies waited for older ones
     lived: float = 0.0  # seconds from wish to delivery, over all replies
+    delivered: int = 0  # tokens
 
     def count(self, answer: Answer) -> None:
         assert answer.error is None, answer.error
@@ -86,28 +102,42 @@ class Punctual:
             job_id = f"{problem_id}/{reply.seq}"
             self.run.waited += now - self._here.pop(job_id)
             self.run.lived += now - self._asked.pop(job_id)
+            self.run.delivered += tokens_of(reply.expansion) or 0
         self._asked |= {job.id: now for job in outcome.jobs}
         return outcome
 
 
-def ours(machine: Machine, search: Search, asked: Sequence[Problem], trees: int, delivery: Delivery = "issue") -> Run:
-    """The real engine with `trees` problems in flight."""
+def ours(
+    machine: Machine,
+    search: Search,
+    asked: Sequence[Problem],
+    trees: int,
+    delivery: Delivery = "issue",
+    affinity: bool = True,
+) -> Run:
+    """The real engine with `trees` problems in flight; without `affinity` a tree's jobs go to any replica."""
     run = Run()
 
     async def main() -> None:
         clock = asyncio.get_running_loop().time
-        proposers = [VirtualProposer(e) for e in machine.proposers]
+        proposers: list[Any] = [VirtualProposer(e) for e in machine.proposers]
+        scorers: list[Any] = [VirtualScorer(e) for e in machine.scorers]
+        if not affinity:
+            proposers, scorers = [Scattered(proposers)], [Scattered(scorers)]
         engine = Engine(
-            search, TASK, proposers, [VirtualScorer(e) for e in machine.scorers], checker=Checker(), clock=clock,
+            search, TASK, proposers, scorers, checker=Checker(), clock=clock,
             settings=Settings(trees=trees, delivery=delivery),
         )  # fmt: skip
         Punctual(engine.manager, run, clock)
 
         def source() -> Iterator[Problem]:
             yield from asked
-            run.full = clock(), [e.usage.copy() for e in machine.engines]
+            if run.expansions:
+                run.full = run.full.until(clock(), run.delivered, [e.usage for e in machine.engines])
 
         async for answer in engine.answers(source()):
+            if not run.expansions:
+                run.full = Middle(clock(), run.delivered, [e.usage.copy() for e in machine.engines])
             run.count(answer)
         run.seconds = clock()
 

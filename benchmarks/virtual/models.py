@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from benchmarks.virtual import lengths
 from benchmarks.virtual.cache import Part
@@ -63,6 +64,25 @@ class VirtualScorer:
             tokens += sum(count for _, count in request.given) - await done
         (reply,) = await self._scores.score([(job, chains)])
         return Scored(reply.scores, tokens) if isinstance(reply, Scored) else reply
+
+    async def close(self) -> None: ...
+
+
+class Scattered:
+    """Replicas without affinity: each job goes to the one with the least to do, whatever its cache holds."""
+
+    def __init__(self, replicas: Sequence[Any]) -> None:
+        self.replicas = replicas
+        self.max_jobs = sum(replica.max_jobs for replica in replicas)
+
+    async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
+        return await self._idlest().propose(jobs)  # type: ignore[no-any-return]
+
+    async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:
+        return await self._idlest().score(items)  # type: ignore[no-any-return]
+
+    def _idlest(self) -> Any:
+        return min(self.replicas, key=lambda replica: replica.engine.load)
 
     async def close(self) -> None: ...
 
