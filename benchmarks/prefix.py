@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.optimum import hits
 from benchmarks.random_models import make, question
 from treesearch.algorithms import SEARCHES
 from treesearch.backends import vllm_engine
@@ -117,15 +118,12 @@ def _noting(call: Any, watched: Watched) -> Any:
 
 def allowed(events: Iterable[tuple[float, tuple[int, ...], bool]], block: int) -> int:
     """Tokens that could be hit with one cache that forgets nothing, in the order of the events."""
-    known: set[int] = set()
-    total = 0
-    for _, ids, answered in sorted(events, key=lambda event: event[0]):
-        # the token sampled last is never computed, and the last of a prompt always is
-        keys = list(blocks(ids[:-1], block))
-        if not answered:
-            total += block * next((k for k, key in enumerate(keys) if key not in known), len(keys))
-        known.update(keys if answered else blocks(ids, block))
-    return total
+    ordered = sorted(events, key=lambda event: event[0])
+    inner, whole = ([list(blocks(ids[:end], block)) for _, ids, _ in ordered] for end in (-1, None))
+    return block * hits(
+        ((), known) if answered else (known, full)
+        for (_, _, answered), known, full in zip(ordered, inner, whole, strict=True)
+    )
 
 
 def blocks(ids: Sequence[int], block: int) -> Iterable[int]:
