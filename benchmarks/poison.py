@@ -148,12 +148,14 @@ def main() -> None:
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             rounds.append(asyncio.run(compared(Path(folder), args.problems, args.simulations, args.replicas)))
-        print(f"    {rounds[-1]['error']}", flush=True)
-    ray.shutdown()
-    print(f"{'without, s':>10} {'with, s':>8} {'loss':>7} {'equal lines':>12} {'restarts':>9}")
-    for row in rounds:
+        row = rounds[-1]
         lines = f"{row['equal']} of {row['of']}"
-        print(f"{row['calm_s']:>10.1f} {row['poisoned_s']:>8.1f} {row['loss']:>7.1%} {lines:>12} {row['restarts']:>9}")
+        print(f"{'without, s':>10} {'with, s':>8} {'loss':>7} {'equal lines':>12} {'restarts':>9}  the poisonous one")
+        print(
+            f"{row['calm_s']:>10.1f} {row['poisoned_s']:>8.1f} {row['loss']:>7.1%} {lines:>12} {row['restarts']:>9}  "
+            f"{row['error']}", flush=True,
+        )  # fmt: skip
+    ray.shutdown()
     print(f"median loss {statistics.median(row['loss'] for row in rounds):.1%}")
     if args.json is not None:
         args.json.write_text(json.dumps({"machine": platform.platform(), "ray": ray.__version__, "rounds": rounds}))

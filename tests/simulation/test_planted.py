@@ -10,6 +10,7 @@ import pytest
 from actors.cluster import Cluster
 from actors.link import Link
 from tests.simulation.runner import run
+from tests.simulation.seeds import KEPT
 from treesearch.blame import Blame
 from treesearch.dispatch import Dispatch
 from treesearch.engine import Engine
@@ -177,7 +178,7 @@ PLANTS: dict[Plant, set[str]] = {  # what each must show at least
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    for seed in range(SEEDS):
+    for seed in (*KEPT, *range(SEEDS)):
         found = run([seed]).violations.get(seed, [])
         if {text.split("s: ")[1][:2] for text in found} & PLANTS[plant]:
             print(f"{plant.__name__}: found with seed {seed}: {found[0]}")
