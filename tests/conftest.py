@@ -27,3 +27,10 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}: set TREESEARCH_DATA to it")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What vLLM leaves behind when an engine ends is its own."""
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning"))
