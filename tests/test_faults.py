@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.test_crash import command, config, lines, trees
-from treesearch.errors import StorageError
+from treesearch.errors import RunError
 from treesearch.run import run
 
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
@@ -133,7 +133,7 @@ def fail_everywhere(
         with failing(disk):
             try:
                 asyncio.run(run(given, out))
-            except StorageError as failure:
+            except RunError as failure:
                 told = str(failure)
         if disk.count < k:
             break  # it has no k-th act
@@ -180,7 +180,7 @@ def test_a_limit_of_file_sizes_ends_the_run_which_goes_on(tmp_path: Path, kiloby
         resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, kilobytes << 10))
 
     ended = started(tmp_path, prepare=limit)
-    assert ended.returncode == 3 and "Traceback" not in ended.stderr, ended.stderr
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
     assert "cannot write" in ended.stderr and "safe" in ended.stderr and "go on with" in ended.stderr
     assert started(tmp_path).returncode == 0 and started(tmp_path, out="whole").returncode == 0
     assert lines(tmp_path / "out") == lines(tmp_path / "whole")
@@ -208,7 +208,7 @@ def test_a_full_disk_ends_the_run_which_goes_on_once_there_is_room(tmp_path: Pat
         f"$PYTHON -m treesearch run {SETS} --out $at/whole; cp -r $at/out $at/whole {tmp_path}"
     )
     done = mounted("size=1m", script)
-    assert done.returncode == 0 and "code 3\n" in done.stdout and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0 and "code 1\n" in done.stdout and "Traceback" not in done.stderr, done.stderr
     assert (
         "error: cannot write" in done.stderr and "safe" in done.stderr and "go on with: treesearch run" in done.stderr
     )
@@ -228,7 +228,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_a_model_loads(spoil: str
     model = "--set 'proposer={type: transformers, model: /nowhere}'"
     script = f"{PROBLEMS} > $at/set.jsonl; {spoil}; $PYTHON -m treesearch run {SETS} {model} --out $at/new/out"
     done = mounted("size=1m", script)
-    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "error: cannot write to " in done.stderr and told in done.stderr and "nothing was begun" in done.stderr
 
 
@@ -237,6 +237,6 @@ def test_a_folder_of_somebody_else_is_said_before_a_model_loads(asked: Path, tmp
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("tempfile.TemporaryFile", denied)
-    with pytest.raises(StorageError, match=r"cannot write to .*: Permission denied; .*nothing was begun"):
+    with pytest.raises(RunError, match=r"cannot write to .*: Permission denied; .*nothing was begun"):
         asyncio.run(run(config(asked, "beam", "proposer={type: transformers, model: /nowhere}"), tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes import World, problems
 from treesearch.algorithms import SEARCHES
-from treesearch.errors import ConfigError, FrameError, JournalError, RunError, StorageError
+from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Manager, Reply
 from treesearch.salvage import damage
 from treesearch.store import Store, pack_reply, unpack_reply
@@ -165,7 +165,7 @@ def test_a_schema_from_elsewhere_calls_nothing_that_reaches_beyond_it(tmp_path: 
     for db in (store._db, store._front):
         db.create_function("reach", 0, lambda: called.append(1))
     store._db.execute("CREATE TRIGGER evil AFTER INSERT ON replies BEGIN SELECT reach(); END")
-    with pytest.raises(StorageError, match="unsafe use of reach"):
+    with pytest.raises(RunError, match="unsafe use of reach"):
         write(store, journal)
     store.close()
     assert not called and damage(tmp_path / "run.db") is None

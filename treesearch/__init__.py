@@ -30,7 +30,7 @@ _HOMES = {
     "Prompt": "tasks.base",
     "load_task": "tasks",
     **dict.fromkeys(("Problem", "Sampling", "Step", "Expand", "Expansion", "Answer", "Candidate"), "types"),
-    **dict.fromkeys(("ConfigError", "ProblemError", "RunError", "StorageError", "TreesearchError"), "errors"),
+    **dict.fromkeys(("ConfigError", "ProblemError", "RunError", "TreesearchError"), "errors"),
 }
 _ROOMS = ("algorithms", "backends")  # whose public names are all ours
 

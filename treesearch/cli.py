@@ -1,7 +1,6 @@
 """The command line: arguments in, exit codes out. Knows nothing heavy: a command imports what it needs itself.
 
-Exit codes: 0 done, 1 a run that could not finish (resumable), 2 bad usage or config, 3 a folder that cannot be written
-(resumable once it can), 130 interrupted (resumable).
+Exit codes: 0 done, 1 a run that could not finish (resumable), 2 bad usage or config, 130 interrupted (resumable).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from treesearch.errors import ConfigError, StorageError, TreesearchError
+from treesearch.errors import ConfigError, TreesearchError
 from treesearch.terminal import encodable, shown
 
 if TYPE_CHECKING:
@@ -182,11 +181,11 @@ def _exit_codes() -> Iterator[list[str]]:
         code = 2
     except (TreesearchError, OSError) as error:
         typer.echo(f"error: {shown(error)}", err=True)
-        code = 3 if isinstance(error, StorageError) else 1
+        code = 1
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         code = 130
-    if code in (1, 3, 130):
+    if code in (1, 130):
         typer.echo(_how(resume), err=True, nl=False)
     if code:
         raise typer.Exit(code)

@@ -17,10 +17,6 @@ class RunError(TreesearchError):
     """A run could not finish; what it had is on disk and resumable: exit code 1."""
 
 
-class StorageError(RunError):
-    """A run's folder cannot be written (a full disk, no permission): there must be room before it can go on. Exit code 3."""
-
-
 class JournalError(RunError):
     """A journal does not belong to this run, or is damaged."""
 

@@ -27,7 +27,7 @@ from treesearch.checker import Checker
 from treesearch.config import Config, digest, matters, written
 from treesearch.config import read as read_config
 from treesearch.engine import Engine, Settings
-from treesearch.errors import ConfigError, ProblemError, RunError, StorageError, told
+from treesearch.errors import ConfigError, ProblemError, RunError, told
 from treesearch.problems import ProblemSet
 from treesearch.problems.ahead import Ahead
 from treesearch.progress import Counters, Progress
@@ -278,7 +278,7 @@ def _models(data: Any) -> Iterator[str]:
 
 
 def _check_writable(out: Path) -> None:
-    """Raise StorageError if nothing can be written to the folder, or where it would be made: full, read-only, not ours."""
+    """Raise RunError if nothing can be written to the folder, or where it would be made: full, read-only, not ours."""
     place = next(path for path in (out, *out.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=place) as file:
@@ -286,7 +286,7 @@ def _check_writable(out: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise StorageError(
+        raise RunError(
             f"cannot write to {place}: {error.strerror}; make room there or use another --out; nothing was begun"
         ) from error
 
@@ -357,7 +357,7 @@ class _Run:
                 self.progress.close()
             return self._sum_up(driver)
         except OSError as error:
-            raise StorageError(
+            raise RunError(
                 f"cannot write {error.filename or self.results.path}: {error.strerror or error}; {len(self.results)} problems "
                 f"and all replies in {self.store.path} are safe: make room and run again to go on"
             ) from error

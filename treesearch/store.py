@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from treesearch.errors import ConfigError, FrameError, JournalError, RunError, StorageError
+from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Reply
 from treesearch.mounts import file_system, on_network, read_mounts
 from treesearch.salvage import connect, damage, salvage
@@ -169,14 +169,14 @@ class Store:
 
     @contextmanager
     def _errors(self, db: sqlite3.Connection) -> Iterator[None]:
-        """What SQLite cannot write as a StorageError, with nothing half written."""
+        """What SQLite cannot write as a RunError, with nothing half written."""
         try:
             yield
         except sqlite3.Error as error:
             self._note_damage(error)
             with suppress(sqlite3.Error):  # some errors have rolled back already, and a dead disk refuses
                 db.execute("ROLLBACK")
-            raise StorageError(
+            raise RunError(
                 f"cannot write {self.path}: {error}; what was committed is safe, run again to go on"
             ) from error
 
@@ -243,7 +243,7 @@ def _lock(path: Path) -> tuple[IO[str], str]:
 
 def _cannot_open(path: Path, error: Exception) -> RunError:
     if isinstance(error, sqlite3.OperationalError):
-        return StorageError(f"cannot write {path}: {error}; nothing was changed, run again once it can be written")
+        return RunError(f"cannot write {path}: {error}; nothing was changed, run again once it can be written")
     return JournalError(f"{path}: {error}; it is damaged or not a journal: move it away to start anew")
 
 
