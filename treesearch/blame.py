@@ -26,6 +26,8 @@ class Blame:
 
     def __contains__(self, kin: Kin) -> bool:
         """Whether a reply to it, or that there will be none, tells something."""
+        if not self._deaths and not self._hung:  # asked of every reply, and so it is nearly always
+            return False
         return any(kin in kins for kins in (*self._deaths.values(), *self._hung.values()))
 
     def died(self, replica: int, kin: Kin, tried: bool = False, alone: bool = True) -> None:

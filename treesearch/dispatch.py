@@ -49,15 +49,19 @@ class Dispatch:
     # Jobs
 
     def add(self, job_id: str, suspect: bool = False) -> None:
-        tree = _tree(job_id)
-        if tree not in self._age:
-            self._age[tree] = self._born
-            self._born += 1
+        tree = self._born_by(job_id)
         if suspect:
             self._suspects.appendleft(job_id)  # what kills does so soon: it is among the newest
         else:
             self._queues[self._place(tree)].put(tree, self._age[tree], job_id)
             self._count += 1
+
+    def at_once(self, job_id: str) -> int | None:
+        """The replica that a job can be sent to without waiting: none, if any job waits or its home has no credit free."""
+        if self._count or self._suspects:
+            return None
+        home = self._place(self._born_by(job_id))
+        return self._sent(home, job_id)[0] if self.free.get(home) else None
 
     def drop(self, job_id: str) -> None:
         """A job nobody wants any more; it must still wait."""
@@ -104,6 +108,14 @@ class Dispatch:
 
     def running(self) -> int:
         return sum(self.credits.values()) - self._slack
+
+    def _born_by(self, job_id: str) -> str:
+        """The job's tree; one that is new gets its age."""
+        tree = _tree(job_id)
+        if tree not in self._age:
+            self._age[tree] = self._born
+            self._born += 1
+        return tree
 
     def _place(self, tree: str) -> int:
         """The tree's home; a new tree is at home where the load is least."""

@@ -209,9 +209,10 @@ class Engine:
     def _apply(self, problem_id: str, outcome: Outcome) -> None:
         """Carry out what the manager decided: journal, send, withdraw, publish."""
         self._journal(problem_id, outcome.delivered)
+        loop = asyncio.get_running_loop()
         for job in outcome.jobs:
             self._running[problem_id] += 1
-            self._tasks[job.id] = asyncio.create_task(self._serve(job))
+            self._tasks[job.id] = loop.create_task(self._serve(job))
         for job_id in outcome.cancelled:
             if self.proposers.waits(job_id):
                 self._tasks[job_id].cancel()
@@ -222,7 +223,7 @@ class Engine:
             self._spawn(self._publish(problem_id))
 
     async def _serve(self, job: Job) -> None:
-        outcome = Outcome()
+        outcome = None
         try:
             expansion = await self._expand(job)
             outcome = self.manager.deliver(job.id, expansion, self.clock())
@@ -234,6 +235,7 @@ class Engine:
         if self._stopped:
             return
         self._running[job.problem.id] -= 1
+        outcome = outcome or Outcome()
         outcome.ended = self._ended(job)
         try:
             self._apply(job.problem.id, outcome)
@@ -258,8 +260,10 @@ class Engine:
             path = under_way(job.path)
             if len(path) < len(job.path):  # what is read and judged is one attempt
                 job = replace(job, path=path)
-            chains = tuple([await self._read(job, chain) for chain in chains])
-            compared = self._compare(job.problem.id, chains)
+            compared: Sequence[asyncio.Task[None]] = ()
+            if self._reads_unfinished or any([chain[-1].finish != "step" for chain in chains]):
+                chains = tuple([await self._read(job, chain) for chain in chains])
+                compared = self._compare(job.problem.id, chains)
             expansion = await self._judge(job, chains)
             for task in compared:
                 await asyncio.shield(task)  # before delivery, which only looks up; others may wait for it too
@@ -302,11 +306,13 @@ class Engine:
         scored: int | None = 0
         if job.score is not None and self.scorers is not None:
             result: Scored = await self.scorers.run(job.id, (job, chains))
-            chains = tuple(_with_scores(c, s) for c, s in zip(chains, _matched(chains, result.scores), strict=True))
+            chains = _with_scores(chains, result.scores)
             scored = result.tokens
             self.stats.scores += sum(map(len, chains))
+        if self.outcomes is None:
+            return Expansion(job.leaf, chains, scored=scored)
         ended = [k for k, chain in enumerate(chains) if chain[-1].finish != "step"]
-        if ended and self.outcomes is not None:
+        if ended:
             result = await self.outcomes.run(job.id, (job, tuple(chains[k] for k in ended)))
             values = dict(zip(ended, (_single(s) for s in result.scores), strict=True))
             chains = tuple(
@@ -435,8 +441,9 @@ def _check_chains(job: Job, chains: Sequence[Chain]) -> None:
             raise ValueError("the proposer gave a chain without a step")
         if job.until != "step" and chain[-1].finish == "step":
             raise ValueError("the proposer was asked for the answer and stopped before it")
-        if any(step.logprob != step.logprob for step in chain):
-            raise ValueError("the proposer gave nan as a log-probability")
+        for step in chain:
+            if step.logprob != step.logprob:
+                raise ValueError("the proposer gave nan as a log-probability")
 
 
 def _sampled(chains: Sequence[Chain]) -> int | None:
@@ -447,20 +454,20 @@ def _sampled(chains: Sequence[Chain]) -> int | None:
         return None
 
 
-def _matched(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
-    """The scores, if there is one finite number for each step; never a silent 0."""
+def _with_scores(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> tuple[Chain, ...]:
+    """The chains with their scores, if there is one finite number for each step; never a silent 0."""
     if len(scores) != len(chains):
         raise ValueError(f"the scorer gave scores for {len(scores)} chains, asked were {len(chains)}")
     for chain, values in zip(chains, scores, strict=True):
         if len(values) != len(chain):
             raise ValueError(f"the scorer gave {len(values)} scores for {len(chain)} steps")
-        if bad := [v for v in values if not isinstance(v, int | float) or not finite(v)]:
-            raise ValueError(f"the scorer gave {bad[0]!r} as a score; scores must be finite numbers")
-    return scores
+    return tuple([tuple(map(_with_score, chain, values)) for chain, values in zip(chains, scores, strict=True)])
 
 
-def _with_scores(chain: Chain, scores: Sequence[float]) -> tuple[Step, ...]:
-    return tuple([step.scored(float(value)) for step, value in zip(chain, scores, strict=True)])
+def _with_score(step: Step, score: float) -> Step:
+    if not isinstance(score, (int, float)) or not finite(score):
+        raise ValueError(f"the scorer gave {score!r} as a score; scores must be finite numbers")
+    return step.scored(float(score))
 
 
 def _single(scores: Sequence[float]) -> float:

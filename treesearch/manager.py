@@ -16,7 +16,19 @@ from treesearch.answers import AnswerRule, choose
 from treesearch.errors import JournalError
 from treesearch.forms import Forms
 from treesearch.tree import ROOT, Tree
-from treesearch.types import Answer, Chain, Expand, Expansion, Job, Problem, Sampling, Stopped, digest, path_digest
+from treesearch.types import (
+    Answer,
+    Chain,
+    Expand,
+    Expansion,
+    Job,
+    Problem,
+    Sampling,
+    Stopped,
+    digest,
+    path_digest,
+    value,
+)
 
 Delivery = Literal["issue", "arrival"]
 
@@ -29,7 +41,7 @@ class Budget:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reply:
     """One delivered reply, as journalled: the wish it answers (issue number and digest), when, and what."""
 
@@ -59,6 +71,16 @@ class Outcome:
     ended: bool = False
 
 
+@value(frozen=True, slots=True)
+class Asked:
+    """A wish that waits for its reply: with the digest of its path, the chains asked there before, and its own digest."""
+
+    wish: Expand
+    path: int
+    first: int
+    digest: int
+
+
 @dataclass(slots=True)
 class Live:
     """One search under way."""
@@ -67,15 +89,14 @@ class Live:
     tree: Tree
     wishes: Wishes
     started: float
-    digests: list[int]  # of the path to each node, grown with the tree
+    digests: dict[int, int]  # node -> digest of the path to it, where it was asked for
     age: int  # searches opened before it
     forms: Forms | None = None  # of its answers, where the task can tell that two are equal
-    outstanding: dict[int, tuple[Job, int, int]] = field(
-        default_factory=dict
-    )  # seq -> job, leaf, wish digest; oldest first
+    outstanding: dict[int, Asked] = field(default_factory=dict)  # seq -> wish; oldest first
     ready: dict[int, Expansion] = field(default_factory=dict)  # arrived, not yet its turn
     asked: dict[int, int] = field(default_factory=dict)  # path digest -> chains asked at that path so far
     issued: int = 0
+    oldest: int = 0  # no wish before this one is outstanding
     expansions: int = 0
     generated: int | None = 0
     scored: int | None = 0
@@ -116,28 +137,27 @@ class Manager:
 
         Raises JournalError if the journal was written by another search, naming the first reply that does not fit.
         """
-        tree = Tree(seed=digest(self.seed, problem.id))
+        tree_seed = digest(self.seed, problem.id)
+        tree = Tree(seed=tree_seed)
         started = now - (journal[-1].at if journal else 0.0)
-        live = Live(problem, tree, self.search.search(tree), started, [digest(self.seed, problem.id)], self.opened,
+        live = Live(problem, tree, self.search.search(tree), started, {ROOT: tree_seed}, self.opened,
                     Forms() if self.forms else None)  # fmt: skip
         self.opened += 1
         self.live[problem.id] = live
-        out = Outcome()
-        self._resume(live, None, out)
+        self._resume(live, None)
         for k, reply in enumerate(journal):
-            job = live.outstanding.get(reply.seq)
-            if job is None or job[2] != reply.wish:
+            asked = live.outstanding.get(reply.seq)
+            if asked is None or asked.digest != reply.wish:
                 raise JournalError(
                     f"problem {problem.id}: reply {k} answers a wish that this search does not make: the journal was written "
                     "with another search, seed or version; use another --out folder"
                 )
-            self._feed(live, reply.seq, _labelled(live, reply.expansion), out)
+            self._feed(live, reply.seq, _labelled(live, reply.expansion))
         if close is not None:
             live.stopped, live.error, live.wasted = close.stopped, close.error, close.wasted
         if live.stopped is not None:
-            self._end(live, out)
-        unanswered = {entry[0].id for entry in live.outstanding.values()}
-        return Outcome([j for j in out.jobs if j.id in unanswered], ended=live.stopped is not None)
+            return self._end(live, Outcome(), sent=0)
+        return Outcome([self._job(live, seq) for seq in live.outstanding])
 
     def deliver(self, job_id: str, expansion: Expansion, now: float) -> Outcome:
         """A reply arrived. It is held until its turn; a duplicate, or one for a closed search, changes nothing but waste."""
@@ -150,16 +170,18 @@ class Manager:
             live.wasted = add(live.wasted, tokens_of(expansion))
             return out
         live.ready[seq] = expansion
+        sent = live.issued
         while live.stopped is None and (turn := self._turn(live, seq)) is not None:
             reply = live.ready.pop(turn)
             if self._over(live, reply):
                 live.wasted = add(live.wasted, tokens_of(reply))
                 break
             reply = _labelled(live, reply)
-            out.delivered.append(Reply(turn, live.outstanding[turn][2], now - live.started, reply))
-            self._feed(live, turn, reply, out)
+            out.delivered.append(Reply(turn, live.outstanding[turn].digest, now - live.started, reply))
+            self._feed(live, turn, reply)
         if live.stopped is not None:
-            self._end(live, out)
+            return self._end(live, out, sent)
+        out.jobs = [self._job(live, seq) for seq in range(sent, live.issued)]
         return out
 
     def cancel(self, problem_id: str, reason: Stopped, error: str | None = None) -> Outcome:
@@ -167,7 +189,7 @@ class Manager:
         out, live = Outcome(), self.live.get(problem_id)
         if live is not None and live.stopped is None:
             live.stopped, live.error = reason, error
-            self._end(live, out)
+            self._end(live, out, sent=live.issued)
         return out
 
     def waste(self, problem_id: str, tokens: int | None) -> None:
@@ -214,8 +236,9 @@ class Manager:
         """The reply to deliver next, if it is here."""
         if self.delivery == "arrival":
             return arrived if arrived in live.ready else None
-        oldest = next(iter(live.outstanding), None)
-        return oldest if oldest in live.ready else None
+        while live.oldest < live.issued and live.oldest not in live.outstanding:
+            live.oldest += 1
+        return live.oldest if live.oldest in live.ready else None
 
     def _over(self, live: Live, reply: Expansion) -> bool:
         """Whether delivering would exceed the token budget; then the search is closed instead."""
@@ -228,57 +251,68 @@ class Manager:
             live.stopped = "budget"
         return live.stopped is not None
 
-    def _feed(self, live: Live, seq: int, reply: Expansion, out: Outcome) -> None:
-        live.outstanding.pop(seq)
+    def _feed(self, live: Live, seq: int, reply: Expansion) -> None:
+        del live.outstanding[seq]
         live.expansions += 1
         live.failure = reply.error or live.failure
         live.generated = add(live.generated, tokens_of(reply))
         live.scored = add(live.scored, reply.scored)
-        self._resume(live, reply, out)
+        self._resume(live, reply)
 
-    def _resume(self, live: Live, reply: Expansion | None, out: Outcome) -> None:
+    def _resume(self, live: Live, reply: Expansion | None) -> None:
         try:
             wishes = next(live.wishes) if reply is None else live.wishes.send(reply)
         except StopIteration:
             live.stopped = "decided" if live.outstanding else "finished"
             return
-        out.jobs += [self._stamp(live, wish) for wish in wishes]
+        for wish in wishes:
+            self._stamp(live, wish)
         if not live.outstanding:  # a search that waits for nothing would wait for ever
             live.wishes.close()
             live.stopped, live.error = "error", f"{type(self.search).__name__} waits without an outstanding wish"
 
-    def _stamp(self, live: Live, wish: Expand) -> Job:
-        """The wish as a Job: the path spelled out, the chains already asked at that path counted, the seed derived."""
+    def _stamp(self, live: Live, wish: Expand) -> None:
+        """Note the wish as outstanding, the chains already asked at its path counted."""
         path = self._digest(live, wish.leaf)
         first = live.asked.get(path, 0)
         live.asked[path] = first + (wish.n or 0)
-        sampling = wish.sampling or self.sampling
-        seq, live.issued = live.issued, live.issued + 1
-        seed = digest(self.seed, live.problem.id, path)
-        job = Job(f"{live.problem.id}/{seq}", live.problem, live.tree.path(wish.leaf), first, wish.n, wish.until, sampling,
-                  seed, wish.score, wish.proposer, wish.leaf, live.age, self.logprobs)  # fmt: skip
-        live.outstanding[seq] = (job, wish.leaf, _wish_digest(wish, sampling, path, first))
-        return job
+        told = _wish_digest(wish, wish.sampling or self.sampling, path, first)
+        live.outstanding[live.issued] = Asked(wish, path, first, told)
+        live.issued += 1
+
+    def _job(self, live: Live, seq: int) -> Job:
+        """An outstanding wish as a Job: the path spelled out, the seed derived."""
+        asked = live.outstanding[seq]
+        wish, seed = asked.wish, digest(self.seed, live.problem.id, asked.path)
+        return Job(f"{live.problem.id}/{seq}", live.problem, live.tree.path(wish.leaf), asked.first, wish.n, wish.until,
+                   wish.sampling or self.sampling, seed, wish.score, wish.proposer, wish.leaf, live.age,
+                   self.logprobs)  # fmt: skip
 
     def _digest(self, live: Live, node: int) -> int:
-        """Digest of the path to a node; computed once a node, parents first (a parent's index is the smaller)."""
-        for i in range(len(live.digests), node + 1):
-            step = live.tree.steps[i]
+        """Digest of the path to a node, from the nearest one above that is known."""
+        known, tree = live.digests, live.tree
+        below: list[int] = []
+        at = node
+        while at not in known:
+            below.append(at)
+            at = tree.parent[at]
+        for at in reversed(below):
+            step = tree.steps[at]
             assert step is not None
-            live.digests.append(path_digest(live.digests[live.tree.parent[i]], step))
-        return live.digests[node if node != ROOT else 0]
+            known[at] = path_digest(known[tree.parent[at]], step)
+        return known[node]
 
-    def _end(self, live: Live, out: Outcome) -> None:
-        """Close the generator; what is outstanding ends as cancelled, what had arrived too early is waste."""
+    def _end(self, live: Live, out: Outcome, sent: int) -> Outcome:
+        """Close the generator; what is outstanding of the wishes that were `sent` ends as cancelled, what had arrived too
+        early is waste."""
         live.wishes.close()
-        unsent = {job.id for job in out.jobs}
-        out.cancelled += [job.id for job, _, _ in live.outstanding.values() if job.id not in unsent]
+        out.cancelled = [f"{live.problem.id}/{seq}" for seq in live.outstanding if seq < sent]
         for reply in live.ready.values():
             live.wasted = add(live.wasted, tokens_of(reply))
         live.outstanding.clear()
         live.ready.clear()
-        out.jobs.clear()
         out.ended = True
+        return out
 
 
 def _labelled(live: Live, reply: Expansion) -> Expansion:
@@ -309,9 +343,14 @@ def add(a: int | None, b: int | None) -> int | None:
 
 def tokens_of(expansion: Expansion) -> int | None:
     """Generated tokens of a reply; None if a count is unknown."""
-    return total(step.tokens for chain in expansion.chains for step in chain)
+    return total([step.tokens for chain in expansion.chains for step in chain])
 
 
 def total(counts: Iterable[int | None]) -> int | None:
-    known = list(counts)
-    return None if None in known else sum(c for c in known if c is not None)
+    """Sum of counts; unknown if one is."""
+    known = 0
+    for count in counts:
+        if count is None:
+            return None
+        known += count
+    return known

@@ -16,6 +16,7 @@ Call = Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
 Trial = Callable[[Sequence[Any], bool], Awaitable[Sequence[Any]]]
 TRIES = 3  # of an item that fails by itself
 POISON = "poison: it was tried, and two replicas have died of which nothing else can have been the death"
+NOTHING = nullcontext()
 
 
 class ReplicaLost(Exception):
@@ -109,7 +110,7 @@ class Pool:
         failures = 0
         while True:
             trial = self._suspects.get(kin)
-            async with trial or nullcontext():
+            async with trial or NOTHING:
                 if item_id in self._unwanted:
                     raise RequestError("nobody wants it any more")
                 if kin in self._blame.poison:
@@ -182,7 +183,7 @@ class Pool:
         self._running[item_id] = number
         replica = self.replicas[number]
         try:
-            async with asyncio.timeout(self.timeout) if self.timeout is not None else nullcontext():
+            async with asyncio.timeout(self.timeout) if self.timeout is not None else NOTHING:
                 if tried and replica.trial is not None:
                     (reply,) = await replica.trial([item], kin in self._blame.doubted)
                 else:
@@ -199,6 +200,8 @@ class Pool:
         """The replica to send it to; NOWHERE once another kind of turn is due to its kin."""
         if self._shut is not None:
             raise self._shut
+        if not suspect and kin not in self._blame.held and (number := self.dispatch.at_once(item_id)) is not None:
+            return number
         turn = asyncio.get_running_loop().create_future()
         self._turns[item_id] = turn
         if kin in self._blame.held:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from treesearch.types import Candidate, Expansion, Step, attempts
 
@@ -94,8 +94,10 @@ class Tree:
 
     def hold(self, node: int, count: int = 1) -> None:
         """A request at this node is in flight: `count` unobserved visits here and above (negative: released)."""
-        for i in self.ancestors(node):
-            self.held[i] += count
+        held, parent = self.held, self.parent
+        while node >= 0:
+            held[node] += count
+            node = parent[node]
 
     def release(self, node: int, count: int = 1) -> None:
         self.hold(node, -count)
@@ -103,11 +105,32 @@ class Tree:
     def backup(self, node: int, value: float) -> None:
         """One visit with this value, from here up to the root."""
         self.ended[node] += 1
-        for i in self.ancestors(node):
-            self.visits[i] += 1
-            self.total[i] += value
-            if value > self.best[i]:
-                self.best[i] = value
+        self._visit(node, (value,))
+
+    def backup_children(self, node: int, children: Sequence[int], values: Sequence[float]) -> None:
+        """`backup` of each child of one node with its value, in order, on one way up."""
+        for child, value in zip(children, values, strict=True):
+            self.ended[child] += 1
+            self.visits[child] += 1
+            self.total[child] += value
+            if value > self.best[child]:
+                self.best[child] = value
+        if values:
+            self._visit(node, values)
+
+    def _visit(self, node: int, values: Sequence[float]) -> None:
+        """A visit for each value here and above; they are added one by one, so that sums round as they always did."""
+        parent, visits, total, best = self.parent, self.visits, self.total, self.best
+        count, most = len(values), max(values)
+        while node >= 0:
+            visits[node] += count
+            sum_ = total[node]
+            for value in values:
+                sum_ += value
+            total[node] = sum_
+            if most > best[node]:
+                best[node] = most
+            node = parent[node]
 
     def mean(self, node: int) -> float:
         """Mean of the values backed up through here; needs a visit."""
@@ -123,8 +146,12 @@ class Tree:
 
     def path(self, node: int) -> tuple[Step, ...]:
         """Steps from the root down to this node."""
-        steps = [self.steps[i] for i in self.ancestors(node)]
-        return tuple(step for step in reversed(steps) if step is not None)
+        steps: list[Any] = []
+        while node > ROOT:
+            steps.append(self.steps[node])
+            node = self.parent[node]
+        steps.reverse()
+        return tuple(steps)
 
     def score(self, node: int) -> float:
         """The scorer's value of this step; 0 for the root and where nothing was scored."""

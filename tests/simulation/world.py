@@ -536,8 +536,8 @@ class WatchedManager(Manager):
             self.world.note("again", HERE.get(), job_id, expansion, list(out.delivered))
             self.engine._apply(problem_id, out)
 
-    def _stamp(self, live: Any, wish: Any) -> Job:
-        job = super()._stamp(live, wish)
+    def _job(self, live: Any, seq: int) -> Job:
+        job = super()._job(live, seq)
         self.world.kin[HERE.get(), job.id] = job.seed
         if self.world.plan.keys.spoiled(job):
             self.world.spoiled.add(job.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf, log, sqrt
 from typing import Literal
 
 from treesearch.algorithms.base import Wishes, at_least, require, softmax
@@ -71,10 +72,10 @@ class MCTS:
         try:
             while True:
                 while left and len(run.waiting) < self.parallel:
-                    leaf = run.select(ROOT)
-                    if leaf is None:  # all is exhausted, or pending
+                    wish = run.select(ROOT)
+                    if wish is None:  # all is exhausted, or pending
                         break
-                    wishes += run.ask(leaf, [Expand(leaf, run.lacking(leaf))])
+                    wishes += run.ask(wish.leaf, [wish])
                     left -= 1
                 if not run.waiting:
                     return
@@ -89,7 +90,7 @@ class _Run:
     """What one search knows beside its tree.
 
     `waiting` maps the leaf of each simulation in flight to its outstanding wishes, all of one kind: a leaf that waits
-    is pending and not selected again. `alive[i]` counts the children of i that are not exhausted.
+    is pending and not selected again. `alive` maps a node to its children that are not exhausted, in tree order.
     """
 
     def __init__(self, rules: MCTS, tree: Tree) -> None:
@@ -98,22 +99,23 @@ class _Run:
         self.expanded: set[int] = set()
         self.duplicates: set[int] = set()
         self.exhausted: set[int] = set()
-        self.alive = [0]
+        self.alive: dict[int, list[int]] = {}
 
     # One simulation: select, expand, roll out
 
-    def select(self, node: int) -> int | None:
-        """The node to expand at or below this one; None if all of it is exhausted or pending."""
-        if node in self.exhausted:
-            return None
-        if self.lacking(node) != 0:
-            return None if node in self.waiting else node
-        children = [child for child in self.tree.children[node] if child not in self.duplicates]
-        ranked = sorted(zip(self.worth(node, children), children, strict=True), key=lambda pair: (pair[0], -pair[1]))
-        for _, child in reversed(ranked):
-            found = self.select(child)
+    def select(self, node: int) -> Expand | None:
+        """The wish for a node at or below this one; None if all of it is exhausted or pending."""
+        if (lacking := self.lacking(node)) != 0:
+            return None if node in self.waiting else Expand(node, lacking)
+        worth = self.worth(node)
+        while worth:
+            most = max(worth.values())
+            equals = [child for child, value in worth.items() if value == most]
+            best = equals[0] if len(equals) == 1 else max(equals, key=self.tree.score)  # of equals the earliest
+            found = self.select(best)
             if found is not None:
                 return found
+            del worth[best]
         return None
 
     def receive(self, reply: Expansion) -> list[Expand]:
@@ -127,21 +129,23 @@ class _Run:
         tree.release(leaf)
         if not self.waiting[leaf]:
             del self.waiting[leaf]
-        rollout = asked.until == "answer"
         fresh = self.register(leaf, size)
-        if rollout:
+        if asked.until == "answer":  # a rollout
             for tip in tips:
                 tree.backup(tip, self.leaf_value(tip))
             self.settle(leaf)
             return []
         if reply.error is None:
             self.expanded.add(leaf)
-        for tip in fresh:
-            if not self.rules.rollouts or not tree.is_open(tip):
-                tree.backup(tip, self.leaf_value(tip))
+        visited = [child for child in fresh if not tree.is_open(child)] if self.rules.rollouts else fresh
+        tree.backup_children(leaf, visited, [self.leaf_value(child) for child in visited])
         self.settle(leaf)
+        return self.roll_out(fresh) if self.rules.rollouts else []
+
+    def roll_out(self, fresh: list[int]) -> list[Expand]:
+        """Go on to the answer from the best of these new children."""
         best = self.best(fresh)
-        if best is None or not tree.is_open(best):
+        if best is None or not self.tree.is_open(best):
             return []
         return self.ask(best, [Expand(best, 1, "answer")] * self.rules.rollouts)
 
@@ -158,6 +162,8 @@ class _Run:
     def lacking(self, node: int) -> int | None:
         """Children to ask for at this node now: 0 means descend, None all there are."""
         rules, tree = self.rules, self.tree
+        if rules.widening is None and node in self.expanded and node in self.alive:  # most nodes on the way down
+            return 0
         if not self.can_expand(node):
             return 0
         if rules.branch is None:
@@ -168,7 +174,7 @@ class _Run:
         else:
             limit = 0 if node in self.expanded else rules.branch
         if have >= limit:
-            limit = have + (rules.branch if not self.alive[node] else 0)  # nothing left below: more children
+            limit = have + (rules.branch if node not in self.alive else 0)  # nothing left below: more children
         return min(limit - have, rules.branch, rules.max_children - len(tree.children[node]))
 
     def can_expand(self, node: int) -> bool:
@@ -182,11 +188,12 @@ class _Run:
         texts = {_text(tree, child) for child in tree.children[leaf] if child < size}
         fresh, closing = [], False
         for node in range(size, len(tree)):
-            self.alive.append(0)
-            self.alive[tree.parent[node]] += 1
-            if tree.parent[node] == leaf:
-                closing = self.rules.merge and _text(tree, node) in texts
-                texts.add(_text(tree, node))
+            parent = tree.parent[node]
+            self.alive.setdefault(parent, []).append(node)
+            if parent == leaf:
+                text = _text(tree, node)
+                closing = self.rules.merge and text in texts
+                texts.add(text)
                 if closing:
                     self.duplicates.add(node)
                 else:
@@ -194,40 +201,41 @@ class _Run:
             if closing:
                 tree.close(node)  # with all of its chain
         for node in range(len(tree) - 1, size - 1, -1):
-            self.settle(node)
+            if not tree.is_open(node):
+                self.settle(node)
         return fresh
 
     def settle(self, node: int) -> None:
         """Mark a node with nothing left to grow as exhausted, and whatever that exhausts above it."""
         while node >= 0 and node not in self.exhausted and node not in self.waiting:
-            if self.alive[node] or self.can_expand(node):
+            if node in self.alive or self.can_expand(node):
                 return
             self.exhausted.add(node)
-            node = self.tree.parent[node]
+            child, node = node, self.tree.parent[node]
             if node >= 0:
-                self.alive[node] -= 1
+                self.alive[node].remove(child)
+                if not self.alive[node]:
+                    del self.alive[node]
 
     # Values
 
-    def worth(self, node: int, children: Sequence[int]) -> list[tuple[float, float]]:
-        """What selection maximises for each child: the formula's value, then the step score."""
-        tree, rules = self.tree, self.rules
-        parent = tree.visits[node] + tree.held[node]
-        priors = self.priors(children) if rules.selection == "puct" else []
-        result = []
-        for i, child in enumerate(children):
-            n = tree.visits[child] + tree.held[child]
-            q = self.q(child)
-            bound = puct(q, priors[i], parent, n, rules.c) if priors else uct(q, parent, n, rules.c)
-            result.append((bound, tree.score(child)))
-        return result
+    def worth(self, node: int) -> dict[int, float]:
+        """What selection maximises, for each child that is not exhausted: the formula's value."""
+        visits, held, q, c = self.tree.visits, self.tree.held, self.q, self.rules.c
+        alive = self.alive.get(node, ())
+        parent, counts = visits[node] + held[node], [visits[child] + held[child] for child in alive]
+        if self.rules.selection == "uct":
+            return {child: uct(q(child), parent, n, c) if n else inf for child, n in zip(alive, counts, strict=True)}
+        siblings = [child for child in self.tree.children[node] if child not in self.duplicates]
+        prior = dict(zip(siblings, self.priors(siblings), strict=True))
+        return {child: puct(q(child), prior[child], parent, n, c) for child, n in zip(alive, counts, strict=True)}
 
     def q(self, node: int) -> float:
         """Mean (or maximum) of observed values; the step score before the first, and the virtual loss mixed in."""
         tree, rules = self.tree, self.rules
-        n, o = tree.visits[node], tree.held[node]
-        observed = tree.score(node) if not n else tree.best[node] if rules.backup == "max" else tree.mean(node)
-        if rules.virtual_loss is None or not o:
+        n = tree.visits[node]
+        observed = tree.score(node) if not n else tree.best[node] if rules.backup == "max" else tree.total[node] / n
+        if rules.virtual_loss is None or not (o := tree.held[node]):
             return observed
         return (n * observed + o * rules.virtual_loss) / (n + o)
 
@@ -258,7 +266,7 @@ def _text(tree: Tree, node: int) -> str:
 
 def uct(q: float, parent: int, n: int, c: float) -> float:
     """Q + c sqrt(ln(N + O) / (n + o)); `parent` is N + O, `n` is n + o. Infinite before the first visit."""
-    return q + c * math.sqrt(math.log(parent) / n) if n else math.inf
+    return q + c * sqrt(log(parent) / n) if n else inf
 
 
 def puct(q: float, p: float, parent: int, n: int, c: float) -> float:
