@@ -194,7 +194,7 @@ def test_a_step_of_a_frame_is_like_any_other() -> None:
     step = step_of(unseal(seal(STEP)))
     assert step == Step(*STEP) and hash(step) == hash(Step(*STEP)) and step.scored(0.5).score == 0.5
     with pytest.raises(AttributeError):
-        step.note = "b"  # type: ignore[attr-defined]
+        step.text = "b"  # type: ignore[misc]
 
 
 def test_a_step_that_cannot_be_said_keeps_its_log_probability() -> None:

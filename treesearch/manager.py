@@ -27,7 +27,6 @@ from treesearch.types import (
     Stopped,
     digest,
     path_digest,
-    value,
 )
 
 Delivery = Literal["issue", "arrival"]
@@ -41,7 +40,7 @@ class Budget:
     seconds: float | None = None
 
 
-@value(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """One delivered reply, as journalled: the wish it answers (issue number and digest), when, and what."""
 
@@ -71,7 +70,7 @@ class Outcome:
     ended: bool = False
 
 
-@value(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
     """A wish that waits for its reply: with the digest of its path, the chains asked there before, and its own digest."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from treesearch.types import Chain, Job, value
+from treesearch.types import Chain, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Proposer(Protocol):
     async def close(self) -> None: ...
 
 
-@value(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Scored:
     """Scores of the new steps of a job's chains, one list a chain, and the tokens the scorer computed (None: unknown).
 
