@@ -105,10 +105,10 @@ def test_finished_leaves_of_an_expansion_are_visited_once() -> None:
 
 
 def test_a_visit_in_flight_counts_as_a_virtual_loss() -> None:
-    from treesearch.algorithms.mcts import _Run
+    from treesearch.algorithms.mcts import Simulations
 
     tree = run(plain(simulations=1, rollouts=0, branch=1, merge=False), FakeModel())
     tree.hold(1)
     value = tree.mean(1)
-    assert _Run(plain(), tree).q(1) == value
-    assert _Run(plain(virtual_loss=-1.0), tree).q(1) == pytest.approx((value - 1) / 2)
+    assert Simulations(plain(), tree).q(1) == value
+    assert Simulations(plain(virtual_loss=-1.0), tree).q(1) == pytest.approx((value - 1) / 2)

@@ -67,26 +67,10 @@ class MCTS:
         return self.selection == "puct"
 
     def search(self, tree: Tree) -> Wishes:
-        run, left = _Run(self, tree), self.simulations
-        wishes: list[Expand] = []
-        try:
-            while True:
-                while left and len(run.waiting) < self.parallel:
-                    wish = run.select(ROOT)
-                    if wish is None:  # all is exhausted, or pending
-                        break
-                    wishes += run.ask(wish.leaf, [wish])
-                    left -= 1
-                if not run.waiting:
-                    return
-                reply = yield wishes
-                wishes = run.receive(reply)
-        finally:
-            for leaf, outstanding in run.waiting.items():  # none unless the search is closed early
-                tree.release(leaf, len(outstanding))
+        return Simulations(self, tree).run()
 
 
-class _Run:
+class Simulations:
     """What one search knows beside its tree.
 
     `waiting` maps the leaf of each simulation in flight to its outstanding wishes, all of one kind: a leaf that waits
@@ -101,7 +85,30 @@ class _Run:
         self.exhausted: set[int] = set()
         self.alive: dict[int, list[int]] = {}
 
-    # One simulation: select, expand, roll out
+    # Simulations: select, expand, roll out
+
+    def run(self) -> Wishes:
+        """All simulations, `parallel` in flight while there is a node to select."""
+        left, wishes = self.rules.simulations, list[Expand]()
+        try:
+            while True:
+                while left and self.flying() < self.rules.parallel:
+                    wish = self.select(ROOT)
+                    if wish is None:  # all is exhausted, or pending
+                        break
+                    wishes += self.ask(wish.leaf, [wish])
+                    left -= 1
+                if not self.waiting:
+                    return
+                reply = yield wishes
+                wishes = self.receive(reply)
+        finally:
+            for leaf, outstanding in self.waiting.items():  # none unless the search is closed early
+                self.tree.release(leaf, len(outstanding))
+
+    def flying(self) -> int:
+        """Simulations in flight."""
+        return len(self.waiting)
 
     def select(self, node: int) -> Expand | None:
         """The wish for a node at or below this one; None if all of it is exhausted or pending."""
@@ -121,7 +128,7 @@ class _Run:
     def receive(self, reply: Expansion) -> list[Expand]:
         """Grow a reply, back its values up, and go on with its simulation; returns new wishes."""
         leaf, tree = reply.leaf, self.tree
-        asked = self.waiting[leaf].pop()
+        asked = self.waiting[leaf].pop(0)
         size = len(tree)
         tips = tree.grow(reply)
         if reply.error is not None and tree.is_open(leaf):
