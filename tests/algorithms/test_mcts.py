@@ -9,6 +9,7 @@ import pytest
 
 from tests.algorithms.driver import Expander, FakeModel, check_statistics, run
 from treesearch.algorithms import MCTS, Widening
+from treesearch.algorithms.mcts import Simulations
 from treesearch.tree import ROOT, Tree
 
 
@@ -69,7 +70,7 @@ def count(search: MCTS, model: FakeModel, seed: int, simulations: int) -> int:
         begun += sum(w.until == "step" for w in new) - (again and wish.until == "step")
         leaves = len({w.leaf for w in outstanding})
         assert leaves <= search.parallel
-        assert tree.held[ROOT] == len(outstanding)
+        assert tree.held[ROOT] == sum(1 if search.rollouts else w.n or 1 for w in outstanding)
     return begun
 
 
@@ -104,9 +105,47 @@ def test_finished_leaves_of_an_expansion_are_visited_once() -> None:
     assert [tree.visits[node] for node in tree.children[ROOT]] == [1, 1, 1]
 
 
-def test_a_visit_in_flight_counts_as_a_virtual_loss() -> None:
-    from treesearch.algorithms.mcts import Simulations
+def test_what_is_in_flight_below_a_node_that_widens_goes_on() -> None:
+    """The root is asked for more children and its children are grown meanwhile; a new leaf is waited for."""
+    tree = Tree(0)
+    search = MCTS(parallel=16)
+    generator, expander = search.search(tree), Expander(tree, FakeModel(letters=26, depth=9))
+    (first,) = next(generator)
+    wishes = generator.send(expander.reply(first))
+    leaves = [wish.leaf for wish in wishes]
+    assert leaves.count(ROOT) == 1
+    assert sorted({*leaves} - {ROOT}) == [node for node in tree.children[ROOT] if tree.is_open(node)]
+    assert len({*leaves}) == len(leaves) > 4
 
+
+def test_what_a_rollout_left_below_a_leaf_is_not_selected_before_the_leaf_is_expanded() -> None:
+    for seed in range(5):
+        tree = Tree(seed)
+        run, expander = Simulations(plain(parallel=16), tree), Expander(tree, FakeModel(letters=26, depth=9))
+        generator = run.run()
+        outstanding = deque(next(generator))
+        while outstanding:
+            try:
+                new = generator.send(expander.reply(outstanding.popleft()))
+            except StopIteration:
+                break
+            assert all(tree.parent[wish.leaf] in run.expanded for wish in new if wish.until == "step")
+            outstanding += new
+
+
+def test_visits_in_flight_are_those_that_the_replies_bring() -> None:
+    tree = Tree(0)
+    generator, expander = (
+        plain(rollouts=0, parallel=2, merge=False).search(tree),
+        Expander(tree, FakeModel(letters=26, depth=9)),
+    )
+    wishes = next(generator)
+    assert (len(wishes), tree.held[ROOT]) == (1, 4)
+    wishes = generator.send(expander.reply(wishes[0]))
+    assert (tree.visits[ROOT], tree.held[ROOT], [tree.held[wish.leaf] for wish in wishes]) == (4, 8, [4, 4])
+
+
+def test_a_visit_in_flight_counts_as_a_virtual_loss() -> None:
     tree = run(plain(simulations=1, rollouts=0, branch=1, merge=False), FakeModel())
     tree.hold(1)
     value = tree.mean(1)

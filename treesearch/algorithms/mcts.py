@@ -73,8 +73,9 @@ class MCTS:
 class Simulations:
     """What one search knows beside its tree.
 
-    `waiting` maps the leaf of each simulation in flight to its outstanding wishes, all of one kind: a leaf that waits
-    is pending and not selected again. `alive` maps a node to its children that are not exhausted, in tree order.
+    `waiting` maps the leaf of each simulation in flight to its outstanding wishes, all of one kind: a node that waits is
+    not selected itself, and those below it only if it waits for more children. `alive` maps a node to its children that
+    are not exhausted, in tree order.
     """
 
     def __init__(self, rules: MCTS, tree: Tree) -> None:
@@ -94,7 +95,7 @@ class Simulations:
             while True:
                 while left and self.flying() < self.rules.parallel:
                     wish = self.select(ROOT)
-                    if wish is None:  # all is exhausted, or pending
+                    if wish is None:  # all is exhausted, or waits
                         break
                     wishes += self.ask(wish.leaf, [wish])
                     left -= 1
@@ -104,16 +105,19 @@ class Simulations:
                 wishes = self.receive(reply)
         finally:
             for leaf, outstanding in self.waiting.items():  # none unless the search is closed early
-                self.tree.release(leaf, len(outstanding))
+                self.tree.release(leaf, sum(map(self.visits, outstanding)))
 
     def flying(self) -> int:
         """Simulations in flight."""
         return len(self.waiting)
 
     def select(self, node: int) -> Expand | None:
-        """The wish for a node at or below this one; None if all of it is exhausted or pending."""
+        """The wish for a node at or below this one; None if all of it is exhausted or waits."""
         if (lacking := self.lacking(node)) != 0:
-            return None if node in self.waiting else Expand(node, lacking)
+            if node not in self.waiting:
+                return Expand(node, lacking)
+            if node not in self.expanded:  # what is below it are rollouts
+                return None
         worth = self.worth(node)
         while worth:
             most = max(worth.values())
@@ -133,7 +137,7 @@ class Simulations:
         tips = tree.grow(reply)
         if reply.error is not None and tree.is_open(leaf):
             return self.ask(leaf, [asked], again=True)
-        tree.release(leaf)
+        tree.release(leaf, self.visits(asked))
         if not self.waiting[leaf]:
             del self.waiting[leaf]
         fresh = self.register(leaf, size)
@@ -161,8 +165,12 @@ class Simulations:
         if wishes:
             self.waiting.setdefault(leaf, []).extend(wishes)
         if not again:
-            self.tree.hold(leaf, len(wishes))
+            self.tree.hold(leaf, sum(map(self.visits, wishes)))
         return wishes
+
+    def visits(self, wish: Expand) -> int:
+        """Visits that the reply to a wish will be: without rollouts each new child is one."""
+        return 1 if self.rules.rollouts else wish.n or 1
 
     # Children: how many, which are new, which are exhausted
 
