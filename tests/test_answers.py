@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from treesearch.answers import AnswerRule, aggregate, choose, votes
+from treesearch.answers import AnswerRule, Standing, aggregate, choose, votes
 from treesearch.errors import ConfigError
 from treesearch.types import Candidate
 
@@ -47,6 +47,43 @@ def test_ties_keep_the_earlier_node_and_unreadable_answers_never_win() -> None:
         assert choose(tie, AnswerRule(rule))[0] == tie[1]  # type: ignore[arg-type]
     assert choose([tie[0]], AnswerRule("majority")) == (None, None)
     assert choose([], AnswerRule()) == (None, None)
+
+
+def test_the_standing_of_a_majority_is_the_posterior_of_its_two_leaders() -> None:
+    standing = Standing(AnswerRule("majority"))
+    votes_so_far = [standing.add([candidate(k, answer)]) for k, answer in enumerate(("a", "a", None, "b", "a"))]
+    assert votes_so_far == [3 / 4, 7 / 8, 7 / 8, 11 / 16, 13 / 16]  # Beta(4, 2) above one half: 26 / 32
+
+
+def test_the_standing_of_the_best_is_its_value() -> None:
+    standing = Standing(AnswerRule("best"))
+    assert [standing.add([]), standing.add([candidate(1, "a", 0.4)]), standing.add([candidate(2, "b", 0.9)])] == [
+        0,
+        0.4,
+        0.9,
+    ]
+    assert standing.add([candidate(3, "a", 0.2), candidate(4, None, 1.0), candidate(5, "a")]) == 0.9
+
+
+def test_the_standing_of_a_weighted_vote_is_its_votes_or_its_leaders_best_value() -> None:
+    standing = Standing(AnswerRule("weighted"))
+    assert standing.add([candidate(1, "a", 0.8)]) == 0.8  # no whole vote: the posterior is 1 / 2
+    assert standing.add([candidate(2, "b", 0.9)]) == 0.9
+    assert standing.add([candidate(k, "a", 0.6) for k in (3, 4)]) == 0.8  # a leads with 2.0, 0.9 to b
+    assert standing.add([candidate(k, "a", 0.6) for k in range(5, 15)]) == pytest.approx(1 - 11 / 2**10, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"stop": 0.5}, r"answer\.stop = 0\.5: must be a probability above 0\.5"),
+        ({"stop": 1.1}, r"answer\.stop = 1\.1"),
+        ({"stop": 0.9, "aggregate": "sum"}, r"answer\.aggregate = 'sum': must be another"),
+    ],
+)
+def test_a_stop_that_is_no_probability_is_refused(rule: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AnswerRule(**rule)
 
 
 def test_unknown_rules_are_refused_by_name() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes import World, keyed_chain, keyed_reply, problems
 from treesearch.algorithms import SEARCHES
-from treesearch.answers import AnswerRule
+from treesearch.answers import AnswerRule, Standing
 from treesearch.errors import JournalError
 from treesearch.manager import Budget, Manager, Reply, tokens_of
 from treesearch.types import Job, Problem, Sampling
@@ -40,10 +40,18 @@ SMALL = {
 }
 every_search = pytest.mark.parametrize("name", SMALL)
 ASKED = problems(6)
+WEIGHTED = AnswerRule("weighted", "last")
 
 
-def world(name: str, workers: int = 1, seed: int = 0, failures: float = 0.05, budget: Budget | None = None) -> World:
-    manager = Manager(SMALL[name], seed=7, budget=budget, rule=AnswerRule("weighted", "last"))
+def world(
+    name: str,
+    workers: int = 1,
+    seed: int = 0,
+    failures: float = 0.05,
+    budget: Budget | None = None,
+    rule: AnswerRule = WEIGHTED,
+) -> World:
+    manager = Manager(SMALL[name], seed=7, budget=budget, rule=rule)
     return World(manager, workers, seed, failures)
 
 
@@ -93,6 +101,33 @@ def test_a_token_budget_holds_to_the_token(name: str, tokens: int) -> None:
         assert answer.tokens_generated == (within[-1] if within else 0) <= tokens
         assert len(held.journal[problem.id]) == len(within)
         assert answer.stopped == ("budget" if len(within) < len(costs) else free.answers[problem.id].stopped)
+
+
+@pytest.mark.parametrize("name", ["sample_parallel", "beam", "particles", "mcts_default"])
+@pytest.mark.parametrize("kind", ["majority", "best", "weighted"])
+def test_a_search_ends_with_the_first_reply_that_makes_its_answer_sure(name: str, kind: str) -> None:
+    """Whatever arrives when, and resumed anywhere: the delivered replies alone decide."""
+    rule = AnswerRule(kind, stop=0.9)  # type: ignore[arg-type]
+    free, sure = world(name).run(ASKED), world(name, workers=9, seed=2, rule=rule).run(ASKED)
+    for problem in ASKED:
+        whole, journal = free.journal[problem.id], sure.journal[problem.id]
+        assert [r.expansion for r in journal] == [r.expansion for r in whole[: len(journal)]]
+        answer = sure.answers[problem.id]
+        if len(journal) < len(whole):
+            assert answer.stopped == "decided"
+            assert Standing(rule).add(answer.candidates) >= 0.9
+        else:
+            assert answer.candidates == free.answers[problem.id].candidates
+    stopped = world(name, workers=9, seed=3, rule=rule).run(ASKED, stop_after=sum(map(len, sure.journal.values())) // 2)
+    assert world(name, workers=4, rule=rule).run(ASKED, journals=stopped.journal).trees == sure.trees
+
+
+def test_a_stop_saves_replies_of_every_search_that_does_not_name_its_own_outputs() -> None:
+    """Those that do follow other projects' rules to the end."""
+    rule, asked = AnswerRule("best", stop=0.9), ASKED[:3]
+    for name in SMALL:
+        free, sure = (sum(map(len, world(name, rule=r).run(asked).journal.values())) for r in (WEIGHTED, rule))
+        assert sure < free or name.startswith(("sal_", "its_", "tot_", "openr_")), name
 
 
 @every_search

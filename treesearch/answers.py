@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,11 +20,13 @@ class AnswerRule:
 
     The value of a candidate is its step scores put together by `aggregate`, or its outcome score. Majority is
     self-consistency (arXiv 2203.11171), best is best-of-N (arXiv 2110.14168), weighted is weighted best-of-N
-    (arXiv 2206.02336).
+    (arXiv 2206.02336). `stop` ends any search once its answer is that sure (see `Standing`); the values must then lie
+    in [0, 1].
     """
 
     rule: Rule = "weighted"
     aggregate: Aggregate = "last"
+    stop: float | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -33,6 +35,10 @@ class AnswerRule:
         ):
             if value not in known:
                 raise ConfigError(f"answer.{name} = {value!r}: must be one of {', '.join(known)}")
+        if self.stop is not None and not 0.5 < self.stop <= 1:
+            raise ConfigError(f"answer.stop = {self.stop!r}: must be a probability above 0.5 and at most 1, or null")
+        if self.stop is not None and self.aggregate == "sum" and self.rule != "majority":
+            raise ConfigError("answer.aggregate = 'sum': must be another one with answer.stop: a sum is no probability")
 
 
 def combine(scores: Sequence[float | None], how: str) -> float | None:
@@ -99,6 +105,54 @@ def choose(candidates: Sequence[Candidate], rule: AnswerRule) -> tuple[Candidate
     if rule.rule == "majority":
         return group[0], weights[winner]
     return max(group, key=lambda candidate: _or_lowest(aggregate(candidate, rule.aggregate))), weights[winner]
+
+
+class Standing:
+    """How sure the answer is so far, brought up to date with each finished leaf.
+
+    `majority`: the posterior that the leader beats the runner-up (adaptive consistency, arXiv 2305.11860). `best`: the
+    winner's value, which is its model's probability of being right (arXiv 2412.20993 ends tree searches by it).
+    `weighted`: the larger of the two for the leader, whose votes are sums of values.
+    """
+
+    def __init__(self, rule: AnswerRule) -> None:
+        self.rule = rule
+        self.weights: dict[str, float] = {}
+        self.values: dict[str, float] = {}  # the largest of each answer's candidates
+
+    def add(self, candidates: Sequence[Candidate]) -> float:
+        """Take in new candidates; returns how sure the leader now is, 0 while there is none."""
+        best = AnswerRule("best", self.rule.aggregate)
+        for answer, value in votes(candidates, best).items():
+            self.values[answer] = max(value, self.values.get(answer, value))
+        if self.rule.rule == "best":
+            return max(self.values.values(), default=0.0)
+        for answer, weight in votes(candidates, self.rule).items():
+            self.weights[answer] = self.weights.get(answer, 0.0) + weight
+        if not self.weights:
+            return 0.0
+        sure = likely(self.weights.values())
+        if self.rule.rule == "majority":
+            return sure
+        return max(sure, self.values[max(self.weights, key=self.weights.__getitem__)])
+
+
+def likely(weights: Iterable[float]) -> float:
+    """The posterior that the leader beats the runner-up, from the votes of each; fractions count for the runner-up."""
+    leader, runner_up = first_two(weights)
+    return posterior(math.floor(leader), math.ceil(runner_up))
+
+
+def first_two(weights: Iterable[float]) -> tuple[float, float]:
+    """The two largest weights, 0 where there is none."""
+    first, second, *_ = [*sorted(weights, reverse=True), 0.0, 0.0]
+    return first, second
+
+
+def posterior(v1: int, v2: int) -> float:
+    """P(p > 1/2) under Beta(v1 + 1, v2 + 1): for integers the incomplete beta function is a binomial sum."""
+    m = v1 + v2 + 1
+    return sum(math.comb(m, j) for j in range(v1 + 1)) / 2**m
 
 
 def _or_lowest(value: float | None) -> float:

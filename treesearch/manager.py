@@ -2,7 +2,7 @@
 
 The laws it holds: every Expand gets exactly one Expansion (duplicates are dropped, a closed search's wishes end as
 cancelled); a generator gets one reply per resume, with `delivery="issue"` the oldest outstanding one; the first reply that
-would exceed the token budget is not delivered; the delivered replies alone decide the tree.
+would exceed the token budget is not delivered; the delivered replies alone decide the tree, and whether its answer is sure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from treesearch.algorithms.base import Search, Wishes
-from treesearch.answers import AnswerRule, choose
+from treesearch.answers import AnswerRule, Standing, choose
 from treesearch.errors import JournalError
 from treesearch.forms import Forms
 from treesearch.tree import ROOT, Tree
@@ -91,6 +91,7 @@ class Live:
     digests: dict[int, int]  # node -> digest of the path to it, where it was asked for
     age: int  # searches opened before it
     forms: Forms | None = None  # of its answers, where the task can tell that two are equal
+    standing: Standing | None = None  # of its answer, where it ends as soon as that is sure
     outstanding: dict[int, Asked] = field(default_factory=dict)  # seq -> wish; oldest first
     ready: dict[int, Expansion] = field(default_factory=dict)  # arrived, not yet its turn
     asked: dict[int, int] = field(default_factory=dict)  # path digest -> chains asked at that path so far
@@ -140,7 +141,7 @@ class Manager:
         tree = Tree(seed=tree_seed)
         started = now - (journal[-1].at if journal else 0.0)
         live = Live(problem, tree, self.search.search(tree), started, {ROOT: tree_seed}, self.opened,
-                    Forms() if self.forms else None)  # fmt: skip
+                    Forms() if self.forms else None, Standing(self.rule) if self.rule.stop else None)  # fmt: skip
         self.opened += 1
         self.live[problem.id] = live
         self._resume(live, None)
@@ -256,7 +257,17 @@ class Manager:
         live.failure = reply.error or live.failure
         live.generated = add(live.generated, tokens_of(reply))
         live.scored = add(live.scored, reply.scored)
+        grown = len(live.tree)
         self._resume(live, reply)
+        if self._sure(live, grown) and live.stopped is None:
+            live.stopped = "decided"
+
+    def _sure(self, live: Live, grown: int) -> bool:
+        """Whether the answer is as sure as `answer.stop` wants it, with the nodes from index `grown` on."""
+        stop = self.rule.stop
+        if live.standing is None or stop is None or len(live.tree) == grown or live.tree.outputs is not None:
+            return False
+        return live.standing.add(live.tree.candidates(grown)) >= stop
 
     def _resume(self, live: Live, reply: Expansion | None) -> None:
         try:

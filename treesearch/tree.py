@@ -177,14 +177,15 @@ class Tree:
             total += step.tokens
         return total
 
-    def candidates(self) -> list[Candidate]:
-        """Finished leaves in tree order: ended by an answer, or cut by a limit with a readable one.
+    def candidates(self, first: int = 0) -> list[Candidate]:
+        """Finished leaves in tree order, from node `first` on: ended by an answer, or cut by a limit with a readable one.
 
         Where the search named its `outputs`, those instead: in its order, with its repetitions, unfinished ones too.
         """
         if self.outputs is not None:
             return [self._candidate(node) for node in self.outputs]
-        return [self._candidate(i) for i, step in enumerate(self.steps) if step is not None and _finished(step)]
+        steps = enumerate(self.steps[first:], first)
+        return [self._candidate(i) for i, step in steps if step is not None and _finished(step)]
 
     def _candidate(self, node: int) -> Candidate:
         path = attempts(self.path(node))[-1]

@@ -11,7 +11,8 @@ from treesearch.algorithms.base import softmax
 from treesearch.algorithms.mcts import allowed, puct, uct
 from treesearch.algorithms.particles import logit
 from treesearch.algorithms.rebase import allocation
-from treesearch.algorithms.sample import certain, posterior
+from treesearch.algorithms.sample import certain
+from treesearch.answers import posterior
 
 
 def test_uct_is_q_plus_c_root_of_log_parent_over_n() -> None:

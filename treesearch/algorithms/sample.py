@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from treesearch.algorithms.base import Wishes, at_least, require
-from treesearch.answers import Aggregate, AnswerRule, Rule, votes
+from treesearch.answers import Aggregate, AnswerRule, Rule, first_two, likely, votes
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand
 
@@ -67,24 +65,11 @@ class Sample:
         if self.stop is None:
             return False
         weights = votes(tree.candidates(), AnswerRule(self.rule, self.aggregate)).values()
-        leader, runner_up = first_two(weights)
         if self.stop == "certain":
-            return certain(leader, runner_up, remaining)
-        return posterior(math.floor(leader), math.ceil(runner_up)) > CONFIDENCE
-
-
-def first_two(weights: Iterable[float]) -> tuple[float, float]:
-    """The two largest weights, 0 where there is none."""
-    first, second, *_ = [*sorted(weights, reverse=True), 0.0, 0.0]
-    return first, second
+            return certain(*first_two(weights), remaining)
+        return likely(weights) > CONFIDENCE
 
 
 def certain(leader: float, runner_up: float, remaining: int) -> bool:
     """The leader cannot be overtaken, whatever the remaining chains say."""
     return leader > runner_up + remaining * LARGEST_SCORE
-
-
-def posterior(v1: int, v2: int) -> float:
-    """P(p > 1/2) under Beta(v1 + 1, v2 + 1): for integers the incomplete beta function is a binomial sum."""
-    m = v1 + v2 + 1
-    return sum(math.comb(m, j) for j in range(v1 + 1)) / 2**m
