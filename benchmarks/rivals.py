@@ -1,0 +1,66 @@
+"""What others do with simulations in flight: MCTS that differs from ours in nothing else, for comparison.
+
+Both let simulations meet at a leaf that waits for its reply: it is rolled out from once more, or expanded once more where
+there are no rollouts. With one simulation in flight each grows the tree that ours grows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from treesearch.algorithms.base import Wishes
+from treesearch.algorithms.mcts import MCTS, Simulations, uct
+from treesearch.tree import ROOT, Tree
+from treesearch.types import Expand, Expansion
+
+
+@dataclass(frozen=True)
+class VirtualLoss(MCTS):
+    """Tree parallelisation with virtual loss (Chaslot et al. 2008): a visit in flight counts as a lost one."""
+
+    virtual_loss: float | None = 0.0
+
+    def search(self, tree: Tree) -> Wishes:
+        return _Meeting(self, tree).run()
+
+
+@dataclass(frozen=True)
+class LeafBatch(MCTS):
+    """Naive leaf batching: what is in flight changes no statistic, so that simulations pile up at one leaf."""
+
+    def search(self, tree: Tree) -> Wishes:
+        return _Blind(self, tree).run()
+
+
+class _Meeting(Simulations):
+    """Simulations may meet: of the wishes at a leaf each is a simulation of its own."""
+
+    def flying(self) -> int:
+        return sum(map(len, self.waiting.values()))
+
+    def select(self, node: int) -> Expand | None:
+        if node in self.waiting and (lacking := self.lacking(node)) != 0:
+            return Expand(node, lacking)
+        return super().select(node)
+
+    def ask(self, leaf: int, wishes: list[Expand], again: bool = False) -> list[Expand]:
+        if leaf in self.waiting and not again and self.rules.rollouts:
+            wishes = [Expand(leaf, 1, "answer")]
+        return super().ask(leaf, wishes, again)
+
+    def receive(self, reply: Expansion) -> list[Expand]:
+        """As ours; where others' rollouts have found all children before, the simulation rolls out from the leaf itself."""
+        visits, rollouts = self.tree.visits[ROOT], self.rules.rollouts
+        wishes = super().receive(reply)
+        if wishes or not rollouts or self.tree.visits[ROOT] > visits or not self.tree.is_open(reply.leaf):
+            return wishes
+        return self.ask(reply.leaf, [Expand(reply.leaf, 1, "answer")] * rollouts)
+
+
+class _Blind(_Meeting):
+    """UCT over the visits that are done."""
+
+    def worth(self, node: int) -> dict[int, float]:
+        visits, c = self.tree.visits, self.rules.c
+        parent = max(1, visits[node])
+        return {child: uct(self.q(child), parent, visits[child], c) for child in self.alive.get(node, ())}
