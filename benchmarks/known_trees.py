@@ -82,10 +82,11 @@ class KnownTree:
 class NoisyGame24:
     """Game of 24 with random legal moves, and a scorer that knows what can be solved but sees it through noise.
 
-    A score is 0.5 +- 0.2, plus normal noise of deviation `noise`, cut to [0, 1].
+    A score is 0.5 +- 0.2, plus normal noise of deviation `noise`, cut to [0, 1]; by default as telling as the bundled PRM's
+    after one step (AUC 0.995).
     """
 
-    def __init__(self, noise: float = 0.2) -> None:
+    def __init__(self, noise: float = 0.11) -> None:
         self.noise = noise
 
     def reply(self, job: Job) -> Expansion:

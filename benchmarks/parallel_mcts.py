@@ -1,6 +1,6 @@
 """What do simulations in flight cost in strength? MCTS with k at once, against virtual loss and naive leaf batching.
 
-    nice -n 5 python -m benchmarks.parallel_mcts [--quick] [--games 300] [--puzzles 1362] [--json FILE]
+    nice -n 5 python -m benchmarks.parallel_mcts [--quick] [--games 300] [--puzzles 800] [--json FILE]
 
 SIMULATED: games whose values are known (benchmarks/known_trees.py); the searches are the real ones, run by the real manager,
 which delivers in the order of the wishes, so that latencies change nothing. Three questions, the same games for all:
@@ -142,7 +142,7 @@ def _line(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", type=int, default=300, help="of each family")
-    parser.add_argument("--puzzles", type=int, default=1362)
+    parser.add_argument("--puzzles", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=1, help="searches of each puzzle")
     parser.add_argument("--flying", type=int, nargs="+", default=FLYING, metavar="K")
     parser.add_argument("--quick", action="store_true", help="under half a minute, wide intervals")
