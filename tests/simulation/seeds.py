@@ -11,4 +11,6 @@ KEPT: dict[int, str] = {
     341: "the same, within one and a half seconds",
     1519: "a manager's machine ran out of memory, and the run ended",
     9659: "the checker held a frozen life against the one that read its answer",
+    20085: "a reply to a suspect was lost, and it was blamed for the death that the next suspect on its replica caused",
+    28030: "the same, with two managers",
 }
