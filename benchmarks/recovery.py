@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.durability import resume
+from benchmarks.processes import usage
 from treesearch.backends.base import Limits
 from treesearch.backends.simulated import Simulated, SimulatedProposer
 from treesearch.config import Config, load
@@ -103,16 +104,15 @@ class Log:
 
 
 class Watched:
-    """A run on Ray: its driver, and when it said what."""
+    """A run on Ray and its driver."""
 
     def __init__(self) -> None:
         self.driver: Any = None
-        self.said: list[tuple[float, str]] = []
 
     def drive(self, config: Config, task: Any, store: Any) -> Any:
         from actors.cluster import Cluster
 
-        self.driver = Cluster(config, task, store, lambda text: self.said.append((time.monotonic(), text)))
+        self.driver = Cluster(config, task, store, lambda text: print(f"    {text}", flush=True))
         return self.driver
 
     async def until(self, condition: Any) -> None:
@@ -208,7 +208,7 @@ async def managers(folder: Path, replies: int, times: int) -> dict[str, Any]:
     successor's first job, and until all live problems have one; of the slowest.
     """
     deep = "{type: mcts, simulations: 1000000, parallel: 8, branch: 4, rollouts: 0, widening: null}"
-    given = settings(folder, deep, f"engine.trees={TREES}")
+    given = settings(folder, deep, f"engine.trees={TREES}", "cluster.silence=30")
     await journalled(given, folder / "out", replies)
     log, found = Log(folder).update(), []
     journalling = time.monotonic()
@@ -220,12 +220,16 @@ async def managers(folder: Path, replies: int, times: int) -> dict[str, Any]:
         await watched.until(lambda: all_going(journalling))
         for _ in range(times):
             found.append({"replies": len(log.begun), **await succeeded(watched, log, all_going)})
-            print(f"    SIGKILL: {found[-1]}", flush=True)
+            print(f"    SIGKILL: {', '.join(f'{key} {value:.2f}' for key, value in found[-1].items())}", flush=True)
     return {"times": times, **max(found, key=lambda figures: figures["seconds"])}
 
 
 async def succeeded(watched: Watched, log: Log, all_going: Callable[[float], bool]) -> dict[str, float]:
-    """Kill the manager and wait for its successor to have all problems going: the seconds, in parts."""
+    """Kill the manager and wait for its successor to have all problems going: the seconds, in parts.
+
+    `processor`: seconds of the driver and the successor up to then, which say more than the clock on a busy machine.
+    """
+    begun = processor(os.getpid())
     pid = await watched.driver.managers[0].handle.pid.remote()
     start = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -234,12 +238,19 @@ async def succeeded(watched: Watched, log: Log, all_going: Callable[[float], boo
     await watched.until(lambda: 0 in watched.driver.managers)
     started = time.monotonic()
     await watched.until(lambda: all_going(started))
+    spent = processor(os.getpid()) - begun + processor(await watched.driver.managers[0].handle.pid.remote())
     first: dict[str, float] = {}
     for when, _, problem in log.since(started):
         first.setdefault(problem, when)
     before = started - start
     return {"detected": died - start, "started": started - died, "seconds": before + min(first.values()),
-            "all_seconds": before + max(first.values())}  # fmt: skip
+            "all_seconds": before + max(first.values()), "processor": spent}  # fmt: skip
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    held = usage(pid)
+    return 0.0 if held is None else held.processor
 
 
 def measured(given: argparse.Namespace, place: Path) -> Iterator[tuple[str, dict[str, Any], float]]:
