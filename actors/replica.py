@@ -22,7 +22,7 @@ from treesearch.wire import error_row, seal, unseal
 Reply = tuple[
     int, bool | None, Any
 ]  # item's number, whether it went well, payload or error row; or None, how it begins
-FORGET = 3  # a manager silent for so many beats is gone
+FORGET = 4  # a manager silent for so many beats is gone; if it lives, it has closed its line before (link.BEATS)
 UTILIZATION = 0.9  # of a card's memory, shared out among the engines on it
 
 
@@ -31,11 +31,15 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.ready: list[Reply] = []
-        self.running: dict[int, tuple[str, asyncio.Task[None]]] = {}  # item's number -> job id, task
+        self.running: dict[int, tuple[str, asyncio.Task[Any]]] = {}  # item's number -> job id, task
         self.unheard: dict[int, asyncio.Future[None]] = {}  # what is said of suspects and the manager may not know
         self.heard, self.beat = now(), 0.0
         self._parked: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
+
+    def silent(self) -> bool:
+        """Whether its manager has not been heard of for so long that it is gone."""
+        return now() - self.heard > FORGET * self.beat
 
     def put(self, reply: Reply) -> None:
         self.ready.append(reply)
@@ -88,7 +92,7 @@ class Replica:
     async def exchange(self, frame: bytes) -> bytes:
         """Take new items and aborts; give the replies that are ready, and what the backend has counted."""
         client, items, aborts, heard, gap, beat = unseal(frame)
-        self._forget_the_dead(beat)
+        self._forget_the_dead()
         box = self.mail.setdefault(client, Mailbox())
         box.heard, box.beat = now(), beat
         self._take(box, heard)
@@ -146,29 +150,33 @@ class Replica:
                         self._free.clear()
                     if alone and others:
                         await asyncio.wait(others)
-                    box.put((number, None, self._reserved is box))
-                    await self._heard(box, number)
-                    await self._serve(box, number, work)
-                    await self._heard(box, number)
+                    await self._heard(box, (number, None, self._reserved is box))
+                    await self._heard(box, await self._serve(box, number, work))
                 finally:
                     self._reserved = None
                     self._free.set()
         finally:
             work.close()  # where it was cancelled while it waited
 
-    async def _heard(self, box: Mailbox, number: int) -> None:
-        """Until its manager has heard what was said last; not for long, if it is gone."""
+    async def _heard(self, box: Mailbox, said: Reply) -> None:
+        """Say it, each beat anew, until its manager has heard it or is gone: a message that was lost must not make a
+        manager believe that its suspect is tried still, while another's is."""
+        number = said[0]
         heard = box.unheard[number] = asyncio.get_running_loop().create_future()
-        await asyncio.wait([heard], timeout=FORGET * box.beat)
+        while not heard.done() and not box.silent():
+            if not any(reply is said for reply in box.ready):
+                box.put(said)
+            await asyncio.wait([heard], timeout=box.beat)
         box.unheard.pop(number, None)
 
-    async def _serve(self, box: Mailbox, number: int, work: Coroutine[Any, Any, Any]) -> None:
+    async def _serve(self, box: Mailbox, number: int, work: Coroutine[Any, Any, Any]) -> Reply:
+        """Put the reply to an item, when its work is done, and return it."""
         task: Any = asyncio.current_task()
         try:
             while self._reserved not in (None, box):
                 await self._free.wait()
             self._begun[task] = box
-            reply = number, True, await work
+            reply: Reply = number, True, await work
         except Exception as error:
             if getattr(self.backend, "dead", False):
                 os._exit(1)  # an engine that died is not repaired in place; the cluster starts another
@@ -178,15 +186,16 @@ class Replica:
             work.close()  # where it was cancelled while it waited
         box.running.pop(number, None)
         box.put(reply)
+        return reply
 
     def _abort(self, job_ids: Sequence[str]) -> None:
         abort: Callable[[Sequence[str]], None] | None = getattr(self.backend, "abort", None)
         if job_ids and abort is not None:
             abort(job_ids)
 
-    def _forget_the_dead(self, beat: float) -> None:
+    def _forget_the_dead(self) -> None:
         """A manager that has not been heard of for long has been replaced: nobody wants its replies."""
-        for client in [c for c, box in self.mail.items() if now() - box.heard > FORGET * beat]:
+        for client in [c for c, box in self.mail.items() if box.silent()]:
             running = self.mail.pop(client).running.values()
             self._abort([job_id for job_id, _ in running])
             for _, task in running:

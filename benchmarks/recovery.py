@@ -5,6 +5,12 @@
 Cluster, managers, replicas and journal are the real ones on a local Ray; the models are SIMULATED. Each proposer writes
 down when a job reaches it, so "sent again" is when another process has the job, not when somebody meant to send it.
 Needs Linux. Exits 1 if a goal is missed.
+
+On two shared cores of an x86 machine, 2026-11-25: a manager whose 32 problems had 108,000 replies was followed by a first
+job after 1.9 s (found 0.2, started 0.8) and had all of them going after 38 s (33 s of processor). Of 20 killed replicas
+with 8 to 32 jobs of 0.1 s, all jobs were sent again after 1.6 s in the median, 2.6 s at worst; of frozen ones after 5.0 to
+7.1 s at a silence of 5 s. Jobs that a dead replica had are tried one at a time, so that few replicas die of a poisonous
+one: 57 to 96 jobs of 1 s took 25 to 36 s. A run of 500 problems resumed after 0.03 s.
 """
 
 from __future__ import annotations
@@ -24,9 +30,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from unittest import mock
 
 from benchmarks.durability import resume
+from benchmarks.processes import usage
 from treesearch.backends.base import Limits
 from treesearch.backends.simulated import Simulated, SimulatedProposer
 from treesearch.config import Config, load
@@ -53,13 +61,15 @@ class Logged(Simulated):
 
 
 class LoggedProposer(SimulatedProposer):
+    hurried: ClassVar[bool] = False  # answers at once, whatever its latency
+
     def __init__(self, spec: Logged, task: Task, limits: Limits, sleep: Any) -> None:
         super().__init__(spec, task, limits, sleep)
         self.log = os.open(Path(spec.folder) / f"{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
         self._note("+", jobs)
-        replies = await super().propose(jobs)
+        replies = [self._chains(job) for job in jobs] if self.hurried else await super().propose(jobs)
         self._note("-", jobs)
         return replies
 
@@ -103,16 +113,15 @@ class Log:
 
 
 class Watched:
-    """A run on Ray: its driver, and when it said what."""
+    """A run on Ray and its driver."""
 
     def __init__(self) -> None:
         self.driver: Any = None
-        self.said: list[tuple[float, str]] = []
 
     def drive(self, config: Config, task: Any, store: Any) -> Any:
         from actors.cluster import Cluster
 
-        self.driver = Cluster(config, task, store, lambda text: self.said.append((time.monotonic(), text)))
+        self.driver = Cluster(config, task, store, lambda text: print(f"    {text}", flush=True))
         return self.driver
 
     async def until(self, condition: Any) -> None:
@@ -196,11 +205,12 @@ async def struck(watched: Watched, log: Log, sign: signal.Signals, jobs: int) ->
 async def journalled(config: Config, out: Path, replies: int) -> None:
     """So many replies in the journals of live problems; made in this process, where it goes faster."""
     progress = Progress()
-    work = asyncio.create_task(run(config, out, progress))
-    while progress.stats is None or progress.stats.expansions < replies:
-        await asyncio.sleep(0.05)
-    work.cancel()
-    await asyncio.gather(work, return_exceptions=True)
+    with mock.patch.object(LoggedProposer, "hurried", True):
+        work = asyncio.create_task(run(config, out, progress))
+        while progress.stats is None or progress.stats.expansions < replies:
+            await asyncio.sleep(0.05)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
 
 async def managers(folder: Path, replies: int, times: int) -> dict[str, Any]:
@@ -208,7 +218,7 @@ async def managers(folder: Path, replies: int, times: int) -> dict[str, Any]:
     successor's first job, and until all live problems have one; of the slowest.
     """
     deep = "{type: mcts, simulations: 1000000, parallel: 8, branch: 4, rollouts: 0, widening: null}"
-    given = settings(folder, deep, f"engine.trees={TREES}")
+    given = settings(folder, deep, f"engine.trees={TREES}", "cluster.silence=30", "proposer.base_ms=500")
     await journalled(given, folder / "out", replies)
     log, found = Log(folder).update(), []
     journalling = time.monotonic()
@@ -220,12 +230,16 @@ async def managers(folder: Path, replies: int, times: int) -> dict[str, Any]:
         await watched.until(lambda: all_going(journalling))
         for _ in range(times):
             found.append({"replies": len(log.begun), **await succeeded(watched, log, all_going)})
-            print(f"    SIGKILL: {found[-1]}", flush=True)
+            print(f"    SIGKILL: {', '.join(f'{key} {value:.2f}' for key, value in found[-1].items())}", flush=True)
     return {"times": times, **max(found, key=lambda figures: figures["seconds"])}
 
 
 async def succeeded(watched: Watched, log: Log, all_going: Callable[[float], bool]) -> dict[str, float]:
-    """Kill the manager and wait for its successor to have all problems going: the seconds, in parts."""
+    """Kill the manager and wait for its successor to have all problems going: the seconds, in parts.
+
+    `processor`: seconds of the driver and the successor up to then, which say more than the clock on a busy machine.
+    """
+    begun = processor(os.getpid())
     pid = await watched.driver.managers[0].handle.pid.remote()
     start = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -234,12 +248,19 @@ async def succeeded(watched: Watched, log: Log, all_going: Callable[[float], boo
     await watched.until(lambda: 0 in watched.driver.managers)
     started = time.monotonic()
     await watched.until(lambda: all_going(started))
+    spent = processor(os.getpid()) - begun + processor(await watched.driver.managers[0].handle.pid.remote())
     first: dict[str, float] = {}
     for when, _, problem in log.since(started):
         first.setdefault(problem, when)
     before = started - start
     return {"detected": died - start, "started": started - died, "seconds": before + min(first.values()),
-            "all_seconds": before + max(first.values())}  # fmt: skip
+            "all_seconds": before + max(first.values()), "processor": spent}  # fmt: skip
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    held = usage(pid)
+    return 0.0 if held is None else held.processor
 
 
 def measured(given: argparse.Namespace, place: Path) -> Iterator[tuple[str, dict[str, Any], float]]:

@@ -10,7 +10,8 @@ is the share of a reply's life that it waits for an older one; `arrival` (with -
 if it does not.
 `alone`: one problem at a time, against a loop with a barrier after each level's drawing and after its scoring, whose PRM
 reads the prefix cache (`level`), or does not, which is vLLM's default (`no reuse`).
-`many`: 64 problems, against the level loop with all of them side by side, and with one at a time.
+`many`: 64 problems, against the level loop with all of them side by side, and with one at a time (every eighth
+problem is run, and stands for eight).
 MCTS in a level loop runs one simulation at a time, as public implementations do; its ratios are at equal simulations.
 Constants and their sources: `python -m benchmarks.virtual.constants`.
 """
@@ -33,6 +34,7 @@ from treesearch.algorithms import SEARCHES
 from treesearch.algorithms.base import Search
 
 FLIGHT = 64  # problems in flight
+SOME = 8  # of them, which stand for all where they run one after another
 NAMES = ("sample", "beam", "dvts", "rebase", "particles", "mcts")
 GOALS = {"sample": 0.95, "mcts": 0.85} | dict.fromkeys(("beam", "dvts", "rebase", "particles"), 0.90)
 SIZES = (8, 16, 32, 64, 128, 256, 512)
@@ -96,15 +98,14 @@ def alone(profile: Profile, name: str, n: int, count: int) -> Row:
 
 def many(profile: Profile, name: str, n: int) -> Row:
     """64 problems: how many times as fast as level loops with all side by side and one at a time."""
-    asked = problems(FLIGHT)
-    mine = ours(Machine(profile), sized(name, n), asked, FLIGHT)
-
-    def ratio(p: Profile, together: int) -> float:
-        return by_level(Machine(p), barrier_search(name, n), asked, together).seconds / mine.seconds
-
-    bare = bare_of(profile)
-    return {"seconds": mine.seconds, "level": ratio(profile, FLIGHT), "no reuse": ratio(bare, FLIGHT),
-            "one": ratio(profile, 1), "one, no reuse": ratio(bare, 1)}  # fmt: skip
+    asked, search = problems(FLIGHT), barrier_search(name, n)
+    mine = ours(Machine(profile), sized(name, n), asked, FLIGHT).seconds
+    row: Row = {"seconds": mine}
+    for key, p in (("", profile), (", no reuse", bare_of(profile))):
+        row["level" + key] = by_level(Machine(p), search, asked, FLIGHT).seconds / mine
+        some = asked[:: FLIGHT // SOME]
+        row["one" + key] = by_level(Machine(p), search, some, 1).seconds / len(some) * FLIGHT / mine
+    return row
 
 
 def barrier_search(name: str, n: int) -> Search:

@@ -40,6 +40,7 @@ from treesearch.run import run
 SILENCE = 5.0  # seconds after which whoever says nothing is replaced
 FROZEN, STALLED = 6 * SILENCE, SILENCE / 2  # seconds that a process is stopped for
 SAMPLE = 10.0  # seconds
+ATTEMPTS = 10  # of a driver to start, on a machine that is too busy for its Ray
 PATIENCE, LEFT = 180.0, 10.0  # seconds from the last problem to the end of a run, from there to that of its processes
 SEARCHES = {  # and the share of the time that each gets
     "beam": ("{type: beam, beams: 4, branch: 4}", 1 / 6),
@@ -129,7 +130,7 @@ class Soak:
             return
         if self.driver is not None and self.driver.returncode not in (-signal.SIGKILL, 1, 130):
             self.seen.faulty.append(f"the driver ended with {self.driver.returncode}")
-        if self.seen.starts > len(self.seen.faults) + 1:
+        if self.seen.starts > len(self.seen.faults) + ATTEMPTS:
             raise SystemExit(f"the driver ends again and again: see {self.folder}.log")
         sets = [part for text in settings("-", self.search) for part in ("--set", text)]
         with open(f"{self.folder}.log", "ab") as log:

@@ -33,12 +33,11 @@ class TroubledProposer(SimulatedProposer):
     spec: Troubled
 
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
-        replies = await super().propose(jobs)
         if any(POISON in job.problem.question for job in jobs):
             if self.spec.deadly:
                 os._exit(1)
             return [RequestError("poison") for _ in jobs]
-        return replies
+        return await super().propose(jobs)
 
 
 @dataclass(frozen=True)

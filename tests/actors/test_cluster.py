@@ -136,3 +136,14 @@ def test_a_cluster_that_is_not_there_is_told_with_what_to_do(
     ):
         clusters.connect(address)
     assert asked == [address or "auto"]
+
+
+def test_a_ray_that_does_not_start_is_an_error_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with thirty programs on two cores Ray gives itself up with a bare Exception."""
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", slow)
+    with pytest.raises(RunError, match="no Ray cluster at 'local': The current node timed out during startup"):
+        connect(None)

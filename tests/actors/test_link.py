@@ -285,6 +285,30 @@ def test_a_suspect_that_kills_at_once_is_known_to_have_begun() -> None:
     running(main)
 
 
+def test_the_next_suspect_waits_until_the_manager_of_the_one_before_knows_its_end_though_messages_are_lost() -> None:
+    async def main() -> None:
+        first, second = two_managers()
+        exchange, lost = first.link.exchange, set()
+
+        async def once_lost(frame: bytes) -> bytes:
+            epoch, replies, usage = unseal(await exchange(frame))
+            said = {(number, well) for number, well, _ in replies} - lost
+            lost.update(said)
+            return seal([epoch, [] if said else replies, usage])
+
+        first.link.exchange = once_lost
+        calls = [asyncio.create_task(line.link.trial([a(k)], False)) for k, line in enumerate((first, second))]
+        await first.until(lambda: "t/0" in first.backend.gates)
+        assert list(first.link._trials.values()) == [True], "known to have begun before it does"
+        first.backend.answer("t/0")
+        await first.until(lambda: "t/1" in first.backend.gates)
+        assert calls[0].done() and not first.lost and lost == {(1, None), (1, True)}
+        first.backend.answer("t/1")
+        await asyncio.gather(*calls)
+
+    running(main)
+
+
 def test_a_suspect_beside_another_managers_items_does_not_run_alone_unless_it_must() -> None:
     async def main() -> None:
         first, second = two_managers()

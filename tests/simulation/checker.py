@@ -271,10 +271,11 @@ class _Reader:
         return self.world.plan.delivery == "issue" and self.world.plan.budget.seconds is None
 
     def _by_chance(self, problem_id: str) -> bool:
-        """Whether something in its journal failed that was not bound to."""
+        """Whether something in its search failed that was not bound to (its journal may have been damaged since)."""
+        holder = self.problems[problem_id].holder
         return any(
             reply.expansion.error is not None and f"{problem_id}/{reply.seq}" not in self.world.spoiled
-            for reply in self.problems[problem_id].kept
+            for reply in (*self.problems[problem_id].kept, *(holder.applied if holder is not None else ()))
         )
 
     def _replayed(self, problem: Any, tree: Any, row: Any) -> str:

@@ -10,5 +10,8 @@ KEPT: dict[int, str] = {
     99: "a request was called poison that its replica had not begun with",
     341: "the same, within one and a half seconds",
     1519: "a manager's machine ran out of memory, and the run ended",
+    40060: "three replicas died at random under one prompt, and the journal that said so was damaged after the end",
     9659: "the checker held a frozen life against the one that read its answer",
+    20085: "a reply to a suspect was lost, and it was blamed for the death that the next suspect on its replica caused",
+    28030: "the same, with two managers",
 }
