@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# a shell starts what runs in its background with Ctrl-C ignored, and so would all that the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # the same examples on every machine, and no failure because a machine was busy
 settings.register_profile("treesearch", deadline=None, derandomize=True)
