@@ -27,15 +27,16 @@ def the_manager_applies_a_reply_again(patch: pytest.MonkeyPatch) -> None:
     feed, deliver = Manager._feed, Manager.deliver
     answered: dict[str, Any] = {}
 
-    def remembering(self: Manager, live: Live, seq: int, reply: Expansion, out: Outcome) -> None:
+    def remembering(self: Manager, live: Live, seq: int, reply: Expansion) -> None:
         answered[f"{live.problem.id}/{seq}"] = live.outstanding[seq]
-        feed(self, live, seq, reply, out)
+        feed(self, live, seq, reply)
 
     def forgetting(self: Manager, job_id: str, expansion: Expansion, now: float) -> Outcome:
         problem_id, _, number = job_id.rpartition("/")
         live = self.live.get(problem_id)
         if live is not None and live.stopped is None and int(number) not in live.outstanding and job_id in answered:
             live.outstanding = {int(number): answered[job_id], **live.outstanding}
+            live.oldest = int(number)
         return deliver(self, job_id, expansion, now)
 
     patch.setattr(Manager, "_feed", remembering)
