@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=64)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], dest="more", help="a further setting of the runs")
     parser.add_argument("--json", type=Path, default=None, help="also write the rounds as JSON")
     args = parser.parse_args()
     ray.init(address="local", include_dashboard=False, logging_level="WARNING", log_to_driver=False)
@@ -147,7 +148,9 @@ def main() -> None:
     rounds = []
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            rounds.append(asyncio.run(compared(Path(folder), args.problems, args.simulations, args.replicas)))
+            rounds.append(
+                asyncio.run(compared(Path(folder), args.problems, args.simulations, args.replicas, *args.more))
+            )
         row = rounds[-1]
         lines = f"{row['equal']} of {row['of']}"
         print(f"{'without, s':>10} {'with, s':>8} {'loss':>7} {'equal lines':>12} {'restarts':>9}  the poisonous one")
