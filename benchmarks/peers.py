@@ -98,20 +98,18 @@ def treequest_mcts(nodes: int) -> Iterator[int]:
     """treequest's StandardMCTS, a node by each ask and tell, four to a leaf as ours."""
     from treequest.algos.standard_mcts import StandardMCTS
 
-    search: Any = StandardMCTS(samples_per_action=BRANCH)
-    state, made = search.init_tree(), steps()
-    while True:
-        state, trial = search.ask(state, ["step"])
-        step = next(made)
-        state = search.tell(state, trial.trial_id, (step.text, step.score))
-        yield len(state.tree)
+    yield from _asked(StandardMCTS(samples_per_action=BRANCH))
 
 
 def treequest_ab_mcts(nodes: int) -> Iterator[int]:
     """treequest's AB-MCTS-A."""
     from treequest import ABMCTSA
 
-    search: Any = ABMCTSA()
+    yield from _asked(ABMCTSA())
+
+
+def _asked(search: Any) -> Iterator[int]:
+    """Nodes after each ask and tell of one of treequest's searches."""
     state, made = search.init_tree(), steps()
     while True:
         state, trial = search.ask(state, ["step"])
