@@ -31,6 +31,7 @@ from treesearch.config import Config
 from treesearch.engine import Stats
 from treesearch.errors import ConfigError, RunError
 from treesearch.manager import add
+from treesearch.pool import Death
 from treesearch.results import Row
 from treesearch.run import Todo, hit_rate
 from treesearch.store import Row as Committed
@@ -74,6 +75,7 @@ class _Life:
     credits: int
     pid: int
     host: str
+    ended: str = ""  # why, if a manager gave it up
 
 
 @dataclass(slots=True)
@@ -202,6 +204,7 @@ class Cluster:
     async def _live(self, slot: Slot, group: PlacementGroup | None, lock: asyncio.Lock) -> tuple[str, bool]:
         """One life of a replica; returns why it ended, and whether that was its own fault. Raises ConfigError."""
         epoch, actor, life = next(self._epochs), None, None
+        death: Death = "silent"
         try:
             async with lock:
                 actor = self._actor(slot, group).remote(
@@ -214,16 +217,16 @@ class Cluster:
             self._see_whether_any_can_start(slot, error)
             if isinstance(error.cause, ConfigError):
                 raise ConfigError(str(error.cause)) from None
-            reason, own, suspicious = f"cannot start: {cause(error.cause or error)}", True, True
+            reason, own = f"cannot start: {cause(error.cause or error)}", True
         except ENDED as error:
-            reason, own = cause(error), not node_died(error)
-            suspicious = own and not memory_ended(error)
+            reason, own = (life and life.ended) or cause(error), not node_died(error)
+            death = "silent" if own and not memory_ended(error) else "other"
             if memory_ended(error) and life is not None:
                 self._halve(life)
         finally:
             _kill(actor)
         if self.lives.pop(epoch, None) is not None:
-            self._tell(slot, epoch, reason, suspicious)
+            self._tell(slot, epoch, reason, death)
         return reason, own
 
     def _see_whether_any_can_start(self, slot: Slot, error: RayTaskError) -> None:
@@ -282,17 +285,18 @@ class Cluster:
     async def _join(self, manager: _Manager, epoch: int, life: _Life) -> None:
         await manager.handle.join.remote(life.slot.role, epoch, life.handle, life.credits)
 
-    def _tell(self, slot: Slot, epoch: int, reason: str, suspicious: bool) -> None:
+    def _tell(self, slot: Slot, epoch: int, reason: str, death: Death) -> None:
         """Let all managers know that a replica is gone."""
         for manager in self.managers.values():
-            manager.handle.leave.remote(slot.role, epoch, reason, suspicious)
+            manager.handle.leave.remote(slot.role, epoch, reason, death)
 
-    def _lost(self, epoch: int, reason: str, suspicious: bool) -> None:
+    def _lost(self, epoch: int, reason: str, death: Death) -> None:
         """A manager gave this replica up: end it for certain, even if it is only frozen or cut off."""
         life = self.lives.pop(epoch, None)
         if life is not None:
+            life.ended = reason
             self.say(f"{life.slot.name} is lost ({reason}); its jobs go elsewhere")
-            self._tell(life.slot, epoch, reason, suspicious)
+            self._tell(life.slot, epoch, reason, death)
             _kill(life.handle)
             if life.host == os.uname().nodename:
                 _kill_process(life.pid)
@@ -357,8 +361,8 @@ class Cluster:
                     self._out.put_nowait(line)
             for role, epoch, usage in manager.stats["usage"]:
                 self._usage[epoch] = role, usage
-            for _, epoch, why, suspicious in lost:
-                self._lost(epoch, why, suspicious)
+            for _, epoch, why, death in lost:
+                self._lost(epoch, why, death)
             if error is not None:
                 raise RunError(error)
 

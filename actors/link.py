@@ -94,7 +94,7 @@ class Link:
     async def _ask(self, item: Any, alone: bool | None = None) -> Any:
         """The reply to one item; a suspect's, if there is an `alone`."""
         if self.closed is not None:
-            return ReplicaLost(str(self.closed), self.closed.suspicious, begun=False)
+            return ReplicaLost(str(self.closed), self.closed.death, begun=False)
         self.items += 1
         number = self.items
         job_id, row = self.codec.item(item)
@@ -150,13 +150,15 @@ class Link:
             self.lose(ReplicaLost(f"no word for {self.silence:g} s"))
             return
         except Exception as error:
-            self.lose(ReplicaLost(cause(error), suspicious=not (node_died(error) or memory_ended(error))))
+            self.lose(ReplicaLost(cause(error), "other" if node_died(error) or memory_ended(error) else "silent"))
             return
         finally:
             self._open -= 1
         self.usage = usage
         for number, well, payload in replies:
-            if well is None:
+            if number is None:
+                self.lose(ReplicaLost(f"its engine died: {payload}", "engine"))
+            elif well is None:
                 self._begin(number, payload)
                 continue
             reply = self._replies.pop(number, None)
@@ -187,7 +189,7 @@ class Link:
         for number, reply in self._replies.items():
             if not reply.done():
                 alone = self._trials.get(number, True)
-                reply.set_result(ReplicaLost(str(error), error.suspicious, alone is not None, bool(alone)))
+                reply.set_result(ReplicaLost(str(error), error.death, alone is not None, bool(alone)))
         self._replies.clear()
         self.close()
 

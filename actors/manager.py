@@ -27,7 +27,7 @@ from treesearch.config import Data
 from treesearch.engine import Engine
 from treesearch.errors import RunError, told
 from treesearch.manager import Close, Reply
-from treesearch.pool import Pool, Replica, ReplicaLost
+from treesearch.pool import Death, Pool, Replica, ReplicaLost
 from treesearch.run import result, settings
 from treesearch.store import Row, pack_close, pack_reply, unpack_close, unpack_reply
 from treesearch.tasks import load_task
@@ -130,7 +130,7 @@ class TreeManager:
             store=self.ledger,
         )
         self.rows: list[Data] = []
-        self.lost: list[tuple[str, int, str, bool]] = []  # role, epoch, why, whether that is suspicious
+        self.lost: list[tuple[str, int, str, Death]] = []  # role, epoch, why, of what
         self.error: str | None = None
         self.past_calls = 0  # of lines that are closed
         self.done = self.wasted = 0
@@ -159,10 +159,10 @@ class TreeManager:
         link.number = self._pool(role).join(replica)
         self.engine.admit()
 
-    async def leave(self, role: str, epoch: int, reason: str, suspicious: bool) -> None:
+    async def leave(self, role: str, epoch: int, reason: str, death: Death) -> None:
         """The driver knows that a replica is gone."""
         if (role, epoch) in self.links:
-            self.links[role, epoch].lose(ReplicaLost(reason, suspicious))
+            self.links[role, epoch].lose(ReplicaLost(reason, death))
 
     async def shut(self, role: str, reason: str) -> None:
         """No replica of this role will come again: the run ends, resumable."""
@@ -172,7 +172,7 @@ class TreeManager:
         link = self.links.pop((role, epoch))
         self.past_calls += link.calls
         self._pool(role).leave(link.number)
-        self.lost.append((role, epoch, str(error), error.suspicious))
+        self.lost.append((role, epoch, str(error), error.death))
         self._ring()
 
     def _pool(self, role: str) -> Pool:

@@ -19,9 +19,9 @@ from treesearch.config import Config, Data, specs_in, with_specs
 from treesearch.run import usage_of
 from treesearch.wire import error_row, seal, unseal
 
-Reply = tuple[
-    int, bool | None, Any
-]  # item's number, whether it went well, payload or error row; or None, how it begins
+# Item's number, whether it went well, payload or error row; or None, how it begins. Without a number: how the engine died.
+Reply = tuple[int | None, bool | None, Any]
+FAREWELL = 1.0  # seconds between the death of an engine, of which the managers are told, and the end of its process
 FORGET = 4  # a manager silent for so many beats is gone; if it lives, it has closed its line before (link.BEATS)
 UTILIZATION = 0.9  # of a card's memory, shared out among the engines on it
 
@@ -150,18 +150,17 @@ class Replica:
                         self._free.clear()
                     if alone and others:
                         await asyncio.wait(others)
-                    await self._heard(box, (number, None, self._reserved is box))
-                    await self._heard(box, await self._serve(box, number, work))
+                    await self._heard(box, number, (number, None, self._reserved is box))
+                    await self._heard(box, number, await self._serve(box, number, work))
                 finally:
                     self._reserved = None
                     self._free.set()
         finally:
             work.close()  # where it was cancelled while it waited
 
-    async def _heard(self, box: Mailbox, said: Reply) -> None:
+    async def _heard(self, box: Mailbox, number: int, said: Reply) -> None:
         """Say it, each beat anew, until its manager has heard it or is gone: a message that was lost must not make a
         manager believe that its suspect is tried still, while another's is."""
-        number = said[0]
         heard = box.unheard[number] = asyncio.get_running_loop().create_future()
         while not heard.done() and not box.silent():
             if not any(reply is said for reply in box.ready):
@@ -179,7 +178,7 @@ class Replica:
             reply: Reply = number, True, await work
         except Exception as error:
             if getattr(self.backend, "dead", False):
-                os._exit(1)  # an engine that died is not repaired in place; the cluster starts another
+                await self._die(error)
             reply = number, False, error_row(error)
         finally:
             self._begun.pop(task, None)
@@ -187,6 +186,14 @@ class Replica:
         box.running.pop(number, None)
         box.put(reply)
         return reply
+
+    async def _die(self, error: Exception) -> None:
+        """End this process, once the managers know why: what ran here may be to blame. An engine that died is not
+        repaired in place; the cluster starts another."""
+        for box in self.mail.values():
+            box.put((None, None, str(error)[:500]))
+        await asyncio.sleep(FAREWELL)
+        os._exit(1)
 
     def _abort(self, job_ids: Sequence[str]) -> None:
         abort: Callable[[Sequence[str]], None] | None = getattr(self.backend, "abort", None)

@@ -1,11 +1,12 @@
 """What does one poisonous problem in 100 cost the 99 others? Their answers, replica restarts, and throughput lost.
 
-    python -m benchmarks.poison [--problems 100] [--simulations 64] [--rounds 3] [--json FILE]
+    python -m benchmarks.poison [--problems 100] [--simulations 64] [--rounds 3] [--silent] [--json FILE]
 
 The driver, managers and replicas of a cluster are the real ones on a local Ray; the models are SIMULATED. A proposer
-reads the poisonous question and ends its own process, as often as it is asked. Each round searches the harmless problems
-without the poisonous one and then with it in their middle, and times them from when all replicas are ready to the last
-harmless line. A restart here costs what a Ray actor needs to start, not the loading of a model.
+reads the poisonous question and its engine is dead, as vLLM's then is, with all that ran on it; or (`--silent`) its whole
+process, which says nothing of it: that takes one replica more. As often as it is asked. Each round searches the harmless
+problems without the poisonous one and then with it in their middle, and times them from when all replicas are ready to the
+last harmless line. A restart here costs what a Ray actor needs to start, not the loading of a model.
 """
 
 from __future__ import annotations
@@ -33,16 +34,22 @@ CREDITS = 16  # jobs at once of a replica
 
 
 class MortalProposer(SimulatedProposer):
-    """SIMULATED: its process ends while it answers the poisonous question."""
+    """SIMULATED: its engine, or its process, ends while it answers the poisonous question."""
 
     max_jobs = CREDITS
     after = 0.0
+    dead = silent = False
 
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
         if any(job.problem.question == POISON for job in jobs):
             await self.sleep(self.after * self.spec.base_ms / 1e3)
-            os._exit(1)
-        return await super().propose(jobs)
+            if self.silent:
+                os._exit(1)
+            self.dead = True
+        chains = [] if self.dead else await super().propose(jobs)
+        if self.dead:
+            raise RuntimeError("the engine is dead")
+        return chains
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,13 @@ class Mortal:
 
     base_ms: float = 500.0
     after: float = 0.5
+    silent: bool = False
     label: ClassVar[str | None] = "SIMULATED"
 
     def build(self, task: Any, prompt: Any, limits: Any) -> MortalProposer:
         spec = Simulated(accuracy=0.3, steps=5, base_ms=self.base_ms)
         proposer = MortalProposer(spec, task, limits, asyncio.sleep)
-        proposer.after = self.after
+        proposer.after, proposer.silent = self.after, self.silent
         return proposer
 
 
@@ -69,14 +77,17 @@ class Outcome:
     restarts: int
 
 
-def config(folder: Path, problems: int, simulations: int, replicas: int, poison: bool, *more: str) -> Config:
+def config(
+    folder: Path, problems: int, simulations: int, replicas: int, silent: bool, poison: bool, *more: str
+) -> Config:
     """`problems` of them, one of which is poisonous or left out."""
     path = folder / f"{'poison' if poison else 'calm'}.jsonl"
     rows = [{"id": f"p{k}", "question": f"question {k}", "answer": str(k)} for k in range(problems)]
     rows[problems // 2]["question"] = POISON
     path.write_text("".join(json.dumps(row) + "\n" for row in rows if poison or row["question"] != POISON))
     return load(None, [
-        f"problems={path}", "task=plain", "proposer=benchmarks.poison:Mortal", "scorer=simulated",
+        f"problems={path}", "task=plain", f"proposer={{type: 'benchmarks.poison:Mortal', silent: {silent}}}",
+        "scorer=simulated",
         f"search={{type: mcts, simulations: {simulations}, parallel: 4, rollouts: 0}}",
         f"cluster={{proposers: {replicas}, scorers: 1}}", *more,
     ])  # fmt: skip
@@ -111,10 +122,12 @@ async def searched(config: Config, out: Path) -> Outcome:
     return Outcome(rows, ended - began, restarts)
 
 
-async def compared(folder: Path, problems: int, simulations: int, replicas: int, *more: str) -> dict[str, Any]:
+async def compared(
+    folder: Path, problems: int, simulations: int, replicas: int, silent: bool, *more: str
+) -> dict[str, Any]:
     """One round: harmless problems alone, then with the poisonous one among them."""
     calm, poisoned = [
-        await searched(config(folder, problems, simulations, replicas, poison, *more), folder / f"out-{poison}")
+        await searched(config(folder, problems, simulations, replicas, silent, poison, *more), folder / f"out-{poison}")
         for poison in (False, True)
     ]
     bad = poisoned.rows.pop(f"p{problems // 2}")
@@ -138,6 +151,7 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=64)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--silent", action="store_true", help="the whole process dies")
     parser.add_argument("--set", action="append", default=[], dest="more", help="a further setting of the runs")
     parser.add_argument("--json", type=Path, default=None, help="also write the rounds as JSON")
     args = parser.parse_args()
@@ -149,7 +163,9 @@ def main() -> None:
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             rounds.append(
-                asyncio.run(compared(Path(folder), args.problems, args.simulations, args.replicas, *args.more))
+                asyncio.run(
+                    compared(Path(folder), args.problems, args.simulations, args.replicas, args.silent, *args.more)
+                )
             )
         row = rounds[-1]
         lines = f"{row['equal']} of {row['of']}"

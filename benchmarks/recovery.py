@@ -264,10 +264,13 @@ def processor(pid: int) -> float:
 
 
 def measured(given: argparse.Namespace, place: Path) -> Iterator[tuple[str, dict[str, Any], float]]:
-    """(what, its figures, the seconds that count)"""
-    figures = asyncio.run(managers(sub(place, "manager"), given.replies, given.managers))
-    yield "manager", figures, figures["seconds"]
+    """(what, its figures, the seconds that count); what is done no times is left out."""
+    if given.managers:
+        figures = asyncio.run(managers(sub(place, "manager"), given.replies, given.managers))
+        yield "manager", figures, figures["seconds"]
     for name, sign, times in (("killed", signal.SIGKILL, given.kills), ("frozen", signal.SIGSTOP, given.freezes)):
+        if not times:
+            continue
         figures = asyncio.run(replicas(sub(place, name), sign, times, given.jobs, given.latency))
         yield name, figures, figures["last_worst"]
     figures = resume(sub(place, "resume"), 500)

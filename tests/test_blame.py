@@ -90,3 +90,34 @@ def test_who_dies_beside_strangers_is_tried_again_alone_and_its_neighbours_are_n
     b.died(2, "a", tried=True)
     b.settle()
     assert b.poison == {"a"} and not b.doubted
+
+
+def test_who_ran_where_replicas_went_without_a_word_is_suspected_once_it_is_so_twice() -> None:
+    b = Blame()
+    for kin in "abc":
+        b.died(0, kin, silent=True)
+    b.settle()
+    assert not set(b.suspects()) and "a" in b, "its reply still tells something"
+    for kin in "ad":
+        b.died(1, kin, silent=True)
+    b.settle()
+    assert set(b.suspects()) == {"a"}
+    b.died(2, "b")
+    b.settle()
+    assert set(b.suspects()) == {"a", "b"}, "an engine died under b"
+    b.answered("a")
+    b.answered("b")
+    b.settle()
+    assert not set(b.suspects()) and "c" in b and "d" in b
+
+
+def test_a_trial_that_ends_without_a_word_convicts_as_any_other() -> None:
+    b = Blame()
+    for replica, kins in enumerate(("ab", "ac", "a")):
+        for kin in kins:
+            b.died(replica, kin, tried=replica == 2, silent=True)
+    b.settle()
+    assert b.held == {"a"} and not set(b.suspects())
+    b.answered("b")
+    b.settle()
+    assert b.poison == {"a"} and not b._silent, "nothing is kept of what is known"

@@ -257,3 +257,9 @@ def test_a_name_that_is_none_is_refused(name: str):
         load(None, [f"search.type='{name}'"])
     with pytest.raises(ConfigError):
         load_task(name)
+
+
+def test_a_value_of_a_hundred_thousand_braces_is_refused_as_soon_as_it_is_too_deep() -> None:
+    """PyYAML alone takes hours for it."""
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load(None, ["prompt.examples=" + "{" * 100_000])

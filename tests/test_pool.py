@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from treesearch.errors import RequestError, RunError
-from treesearch.pool import Pool, Replica, ReplicaLost
+from treesearch.pool import Death, Pool, Replica, ReplicaLost
 
 
 class Mortal:
@@ -44,11 +44,11 @@ class Mortal:
     def dead(self) -> bool:
         return self.number not in self.pool.dispatch.credits
 
-    def die(self, suspicious: bool = True) -> None:
+    def die(self, death: Death = "engine") -> None:
         self.pool.leave(self.number)
         for future in self.running.values():
             if not future.done():
-                future.set_result(ReplicaLost("died", suspicious))
+                future.set_result(ReplicaLost("died", death))
 
 
 def outcomes(
@@ -97,8 +97,15 @@ async def turns() -> None:
 class Herd:
     """Replicas that are replaced when they die; counts deaths."""
 
-    def __init__(self, pool: Pool, size: int, poison: Sequence[str], slow: Mapping[str, float] | None = None) -> None:
-        self.pool, self.poison, self.slow, self.deaths = pool, poison, slow, 0
+    def __init__(
+        self,
+        pool: Pool,
+        size: int,
+        poison: Sequence[str],
+        slow: Mapping[str, float] | None = None,
+        death: Death = "engine",
+    ) -> None:
+        self.pool, self.poison, self.slow, self.death, self.deaths = pool, poison, slow, death, 0
         self.alive = [self.born() for _ in range(size)]
 
     def born(self) -> Mortal:
@@ -106,7 +113,7 @@ class Herd:
         die = mortal.die
 
         def died() -> None:
-            die()
+            die(self.death)
             self.deaths += 1
             self.alive[self.alive.index(mortal)] = self.born()
 
@@ -128,6 +135,41 @@ def test_an_innocent_in_its_trial_beside_an_unknown_poison_is_not_convicted() ->
     (innocent, poison), deaths = asyncio.run(main())
     assert innocent == "reply a/0"
     assert isinstance(poison, RequestError) and "poison" in str(poison) and deaths == 4
+
+
+def test_what_ran_on_a_killed_replica_is_sent_again_at_once_and_to_wherever_there_is_room() -> None:
+    async def main() -> tuple[list[object], list[str]]:
+        pool = Pool()
+        still = {f"t{k}/0": 60.0 for k in range(8)}
+        killed = Mortal(pool, slow=still)
+        asked = [asyncio.create_task(pool.run(item, item)) for item in still]
+        await turns()
+        assert len(killed.running) == 8
+        others = [Mortal(pool, slow=still) for _ in range(2)]
+        killed.die("silent")
+        await turns()
+        running = [item for other in others for item in other.running]
+        for other in others:
+            for item in list(other.running):
+                other.finish(item)
+        return list(await asyncio.gather(*asked)), running
+
+    replies, running = asyncio.run(asyncio.wait_for(main(), 10))
+    assert sorted(running) == [f"t{k}/0" for k in range(8)]
+    assert replies == [f"reply t{k}/0" for k in range(8)]
+
+
+def test_a_prompt_that_takes_processes_without_a_word_is_tried_after_the_second_and_named_after_the_third() -> None:
+    async def main() -> tuple[list[object], int]:
+        pool = Pool()
+        items = [f"t{k}/0" for k in range(20)]
+        herd = Herd(pool, 2, ["t7/0"], slow={item: 0.002 + k / 1e4 for k, item in enumerate(items)}, death="silent")
+        replies = await asyncio.gather(*(pool.run(item, item) for item in items), return_exceptions=True)
+        return list(replies), herd.deaths
+
+    replies, deaths = asyncio.run(asyncio.wait_for(main(), 10))
+    assert isinstance(replies[7], RequestError) and "poison" in str(replies[7]) and deaths == 3
+    assert [r for k, r in enumerate(replies) if k != 7] == [f"reply t{k}/0" for k in range(20) if k != 7]
 
 
 @pytest.mark.parametrize("poisons", range(6))
@@ -209,7 +251,7 @@ def test_of_one_kin_one_is_tried_and_the_others_wait_for_what_becomes_of_it(unwa
 def test_a_suspect_that_had_not_begun_is_not_to_blame_and_a_reply_clears_its_kin() -> None:
     async def main() -> tuple[list[object], list[bool]]:
         trials: list[bool] = []
-        deaths = [ReplicaLost("died"), ReplicaLost("died", begun=False), ReplicaLost("died", suspicious=False)]
+        deaths = [ReplicaLost("died", "engine"), ReplicaLost("died", begun=False), ReplicaLost("died", "other")]
 
         async def call(items: Sequence[object], trial: bool = False) -> list[object]:
             trials.append(trial)
@@ -232,7 +274,7 @@ def test_an_item_lost_without_suspicion_is_asked_until_it_is_answered() -> None:
             mortal = Mortal(pool)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            mortal.die(suspicious=False)
+            mortal.die("other")
         Mortal(pool)
         return await running
 

@@ -3,6 +3,9 @@
 A death can be the fault of all that ran on the replica and has not been answered since. They are suspects, each to be
 tried while no other suspect runs beside it. One that dies in its trial is held: it is not asked, the others are presumed
 innocent and asked as before, and their replies clear them. It is poison once two deaths can be nobody else's.
+
+Most replicas that go without a word were killed from outside, and to try all that ran there takes long. Of such deaths,
+therefore, only those are suspects who may be to blame for another one too.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ class Blame:
         self.held: set[Kin] = set()  # died in their trials; what becomes of them depends on others
         self.doubted: set[Kin] = set()  # died in their trials, with strangers there: to be tried quite alone
         self._deaths: dict[int, set[Kin]] = {}  # replica -> those who may have killed it
+        self._silent: set[int] = set()  # those of them that went without a word
         self._hung: dict[int, set[Kin]] = {}  # replica -> those who may still run there, unheard
 
     def __contains__(self, kin: Kin) -> bool:
@@ -30,8 +34,11 @@ class Blame:
             return False
         return any(kin in kins for kins in (*self._deaths.values(), *self._hung.values()))
 
-    def died(self, replica: int, kin: Kin, tried: bool = False, alone: bool = True) -> None:
-        """A replica died with this on it, perhaps in its trial; `alone`: no stranger ran there."""
+    def died(self, replica: int, kin: Kin, tried: bool = False, alone: bool = True, silent: bool = False) -> None:
+        """A replica died with this on it, perhaps in its trial; `alone`: no stranger ran there; `silent`: nobody said
+        that it was of what ran there."""
+        if silent:
+            self._silent.add(replica)
         if tried and not alone:
             self.doubted.add(kin)
             self._deaths.pop(replica, None)
@@ -73,12 +80,16 @@ class Blame:
             self.held -= guilty | free
             self.doubted -= guilty
             changed = bool(guilty or free)
+        self._silent &= self._deaths.keys()
 
     def suspects(self) -> Iterator[Kin]:
         """Those to be tried now: of each death nobody is held for all, or those alone who were tried already."""
-        for kins in self._deaths.values():
+        for replica, kins in self._deaths.items():
             if not kins & self.held:
-                yield from kins & self.doubted or kins
+                yield from kins & self.doubted or (self._seen_again(kins) if replica in self._silent else kins)
+
+    def _seen_again(self, kins: set[Kin]) -> set[Kin]:
+        return {kin for kin in kins if sum(kin in others for others in self._deaths.values()) > 1}
 
     def _forget(self, explained: set[Kin]) -> None:
         self._deaths = {replica: kins for replica, kins in self._deaths.items() if not kins & explained}

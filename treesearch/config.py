@@ -240,8 +240,15 @@ def parsed(text: str) -> Any:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def fetch_flow_collection_start(self, token: Any) -> None:
+            """PyYAML takes seconds for some thousand braces, and then exceeds the recursion limit."""
+            if self.flow_level >= DEEPEST:
+                raise RecursionError
+            super().fetch_flow_collection_start(token)
+
     try:
-        data = yaml.safe_load(text)
+        data = Loader(text).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise NotYAML(getattr(error, "problem", None) or error, mark.line + 1 if mark else None) from None

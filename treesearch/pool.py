@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from treesearch.blame import Blame, Kin
 from treesearch.dispatch import NOWHERE, Dispatch
@@ -19,16 +19,20 @@ POISON = "poison: it was tried, and two replicas have died of which nothing else
 NOTHING = nullcontext()
 
 
+Death = Literal["other", "silent", "engine"]
+
+
 class ReplicaLost(Exception):
     """A replica went away with the item on it: no fault of the item's, unless replicas keep dying of it.
 
-    `suspicious` is false where the cause is known to be another (its node was removed, it left in good order). Only a
-    trial says whether the replica had `begun` with it, and whether it was `alone` there but for items of the same pool.
+    `death`: of its "engine", which what ran there may be to blame for; "silent", as a killed process dies, a frozen one
+    and one that crashed; of something "other" that no item can cause (its node was removed). Only a trial says whether
+    the replica had `begun` with it, and whether it was `alone` there but for items of the same pool.
     """
 
-    def __init__(self, message: str, suspicious: bool = True, begun: bool = True, alone: bool = True) -> None:
+    def __init__(self, message: str, death: Death = "silent", begun: bool = True, alone: bool = True) -> None:
         super().__init__(message)
-        self.suspicious, self.begun, self.alone = suspicious, begun, alone
+        self.death, self.begun, self.alone = death, begun, alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,8 @@ class Pool:
     """Sends items to replicas, each within its credits; a failure is retried elsewhere, a hang timed out.
 
     Replicas may join and leave at any time; items wait while there is none. Items of one kin hold the same prompt. When a
-    replica dies, what ran on it is suspected, its kin too, and tried: one of the kin at a time, on a replica that tries
-    nothing else. A kin that is found to be poison (see blame) is not sent again.
+    replica dies, what ran on it is sent again; what is suspected of the death (see blame), its kin too, is tried: one of
+    the kin at a time, on a replica that tries nothing else. A kin that is found to be poison is not sent again.
     """
 
     def __init__(self, replicas: Sequence[Replica] = (), timeout: float | None = None) -> None:
@@ -139,8 +143,8 @@ class Pool:
     def _learn(self, number: int, item_id: str, kin: Kin, reply: Any, tried: bool) -> None:
         """What a reply says of who kills replicas."""
         if isinstance(reply, ReplicaLost):
-            if reply.suspicious and reply.begun:
-                self._blame.died(number, kin, tried, reply.alone)
+            if reply.death != "other" and reply.begun:
+                self._blame.died(number, kin, tried, reply.alone, reply.death == "silent")
             self._review()
         elif isinstance(reply, TimeoutError):
             self._blame.hung(number, kin)

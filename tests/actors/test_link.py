@@ -170,7 +170,7 @@ def test_a_silent_replica_is_lost_with_all_items_and_not_heard_again() -> None:
         line = Line(silence=0.1)
         line.mute = True
         (reply,) = await line.link.call([a(0)])
-        assert isinstance(reply, ReplicaLost) and reply.suspicious and "no word" in str(reply)
+        assert isinstance(reply, ReplicaLost) and reply.death == "silent" and "no word" in str(reply)
         assert [str(e) for e in line.lost] == [str(reply)]
         (late,) = await line.link.call([a(1)])
         assert isinstance(late, ReplicaLost) and not late.begun
@@ -229,6 +229,32 @@ def test_a_manager_that_is_gone_is_forgotten_and_its_jobs_aborted() -> None:
         await asyncio.sleep(0.1)
         await replica.exchange(seal(["alive", [], [], [], 0, 0.01]))
         assert backend.aborted == ["t/0"] and set(replica.mail) == {"alive"}
+
+    running(main)
+
+
+def test_the_death_of_an_engine_is_told_to_all_managers_before_its_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends: list[int] = []
+
+    def end(code: int) -> None:
+        ends.append(code)
+
+    monkeypatch.setattr("actors.replica.FAREWELL", 0.05)
+    monkeypatch.setattr("actors.replica.os._exit", end)
+
+    async def main() -> None:
+        first, second = two_managers()
+        calls = [asyncio.create_task(line.link.call([a(k)])) for k, line in enumerate((first, second))]
+        await first.until(lambda: len(first.backend.gates) == 2)
+        first.backend.dead = True  # type: ignore[attr-defined]
+        first.backend.gates.pop("t/0").set_exception(RuntimeError("CUDA error: an illegal memory access"))
+        replies = [(await call)[0] for call in calls]
+        assert not ends, "they know before it ends"
+        assert [reply.death for reply in replies] == ["engine", "engine"]
+        assert all("engine died: CUDA error: an illegal memory access" in str(reply) for reply in replies)
+        await first.until(lambda: ends == [1])
 
     running(main)
 
@@ -395,7 +421,7 @@ def test_a_machine_without_memory_is_no_fault_of_a_request() -> None:
 
         line.link.exchange = ended
         (lost,) = await line.link.call([a(0)])
-        assert isinstance(lost, ReplicaLost) and not lost.suspicious and str(lost) == "its machine ran out of memory"
+        assert isinstance(lost, ReplicaLost) and lost.death == "other" and str(lost) == "its machine ran out of memory"
 
     running(main)
 

@@ -20,7 +20,7 @@ from treesearch.manager import Close, Reply, add, tokens_of
 from treesearch.pool import TRIES
 from treesearch.types import Stopped
 
-DEATHS = 2  # replicas that a poisonous prompt may take with it
+DEATHS = 2  # replicas that a poisonous prompt may take with it; one more where they go without a word
 LATE = 1.0  # seconds that messages and commits may take beyond a request's own time
 
 
@@ -65,9 +65,6 @@ class _Reader:
         self.problems: dict[str, _Problem] = defaultdict(_Problem)
         self.searches: dict[tuple[Any, str], _Search] = {}
         self.jobs: dict[tuple[Any, str], _Job] = defaultdict(_Job)
-        self.killed: dict[Any, set[Any]] = defaultdict(
-            set
-        )  # poisonous job -> the processes that have seen what it does
         self.prompts: dict[tuple[Any, Any], _Job] = defaultdict(_Job)
         self.epochs: dict[tuple[int, int], tuple[int, int]] = {}  # (pool, number) -> life, epoch
         self.frozen: dict[Any, float] = defaultdict(float)
@@ -241,6 +238,10 @@ class _Reader:
         plan = self.world.plan
         if len(self.world.published) < plan.problems:
             return  # it was stuck, and said so
+        if plan.managers == len(plan.keys.poison) == 1 and not plan.faults:
+            deaths, most = len(self.world.culprits), DEATHS + plan.keys.silent
+            if deaths > most:
+                yield f"I9: one prompt has killed {deaths} replicas, at most {most} may go"
         expected = self.world.expected() if self._certain() else {}
         for problem in plan.asked:
             found = self.problems[problem.id]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tests.fakes import keyed_chain
-from tests.simulation.loop import HERE
+from tests.simulation.loop import HERE, Killed
 from treesearch.backends.base import Scored
 from treesearch.errors import RequestError
 from treesearch.types import Chain, Expansion, Job, Problem, digest
@@ -46,13 +46,15 @@ DIGITS = Digits()
 class Keys:
     """Which jobs go wrong whoever runs them, as shares: refused, badly scored, badly answered; and poisonous prompts.
 
-    `poison` holds problems and their first step (-1: none yet): jobs at such a path kill whoever reads them.
+    `poison` holds problems and their first step (-1: none yet): jobs at such a path kill whoever reads them; `silent`ly,
+    if they end the process and not its engine alone.
     """
 
     refused: float = 0.0
     scores: float = 0.0
     chains: float = 0.0
     poison: tuple[tuple[str, int], ...] = ()
+    silent: bool = False
 
     def is_refused(self, job: Job) -> bool:
         return _befalls(job, "refused", self.refused)
@@ -156,6 +158,9 @@ class Model:
         assert process is not None and process.epoch is not None
         self.world.note("poisoned", process, job_id)
         self.world.culprits[process.life, process.epoch] = job_id
+        if self.keys.silent:
+            self.world.ray.end(process, "it crashed")
+            raise Killed
         raise RuntimeError("the engine is dead")
 
 

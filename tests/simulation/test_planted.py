@@ -70,8 +70,8 @@ def the_pool_gives_up_at_the_second_failure(patch: pytest.MonkeyPatch) -> None:
 def the_pool_blames_whoever_is_tried(patch: pytest.MonkeyPatch) -> None:
     died = Blame.died
 
-    def convicted(self: Blame, replica: int, kin: Any, tried: bool = False, alone: bool = True) -> None:
-        died(self, replica, kin, tried, alone)
+    def convicted(self: Blame, replica: int, kin: Any, tried: bool = False, *how: bool) -> None:
+        died(self, replica, kin, tried, *how)
         if tried:
             self.answered(kin)
             self.poison.add(kin)

@@ -111,6 +111,7 @@ class Plan:
             keys = replace(keys, poison=(*keys.poison, *several))
             if more.random() < 0.4:
                 faults.setdefault("kill_manager", more.randint(1, 4))
+        keys = replace(keys, silent=random.Random(f"silent {seed}").random() < 0.4)
         budget = Budget()
         if rng.random() < 0.15:
             budget = Budget(tokens=rng.randint(0, 150))
@@ -569,7 +570,7 @@ class WatchedPool(Pool):
         reply = await super()._call(number, item_id, item, *how)
         kind = "ok"
         if isinstance(reply, ReplicaLost):
-            kind = "lost" if reply.suspicious and reply.begun else "left"
+            kind = "lost" if reply.death != "other" and reply.begun else "left"
         elif isinstance(reply, Exception):
             kind = (
                 "refused" if isinstance(reply, TreesearchError) and "RequestError" in type(reply).__name__ else "failed"
