@@ -106,6 +106,12 @@ class Log:
         running.add(job)
         self.begun.append((float(when), job, pid, problem))
 
+    def forget(self) -> int:
+        """Drop what has begun up to now, which would be looked through at each `since`; returns how much it was."""
+        count = len(self.begun)
+        self.begun.clear()
+        return count
+
     def since(self, start: float, other_than: int | None = None) -> list[tuple[float, str, str]]:
         """(seconds after the start, job, problem) of what began later, elsewhere than in one process, in order."""
         return sorted((when - start, job, problem) for when, job, pid, problem in self.begun
@@ -221,7 +227,7 @@ async def managers(folder: Path, replies: int, times: int) -> dict[str, Any]:
     given = settings(folder, deep, f"engine.trees={TREES}", "cluster.silence=30", "proposer.base_ms=500")
     await journalled(given, folder / "out", replies)
     log, found = Log(folder).update(), []
-    journalling = time.monotonic()
+    jobs, journalling = log.forget(), time.monotonic()
 
     def all_going(since: float) -> bool:
         return len({problem for _, _, problem in log.update().since(since)}) == TREES
@@ -229,7 +235,8 @@ async def managers(folder: Path, replies: int, times: int) -> dict[str, Any]:
     async with under_way(given, folder / "out") as watched:
         await watched.until(lambda: all_going(journalling))
         for _ in range(times):
-            found.append({"replies": len(log.begun), **await succeeded(watched, log, all_going)})
+            jobs += log.update().forget()
+            found.append({"replies": jobs, **await succeeded(watched, log, all_going)})
             print(f"    SIGKILL: {', '.join(f'{key} {value:.2f}' for key, value in found[-1].items())}", flush=True)
     return {"times": times, **max(found, key=lambda figures: figures["seconds"])}
 
