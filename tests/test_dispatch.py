@@ -44,6 +44,20 @@ def test_a_tree_keeps_its_home_between_its_jobs_until_it_is_forgotten() -> None:
     assert not d._home and not d._age
 
 
+def test_new_trees_are_spread_over_replicas_that_idle_by_the_trees_at_home() -> None:
+    dispatch = Dispatch()
+    for replica, credits in enumerate((4, 4, 8)):
+        dispatch.join(replica, credits)
+    homes = []
+    for tree in range(8):  # each job is answered before the next comes
+        homes.append(dispatch.at_once(f"t{tree}/0"))
+        dispatch.done(homes[-1], f"t{tree}/0")
+    assert homes == [0, 1, 2, 2, 0, 1, 2, 2]
+    for tree in (0, 4):
+        dispatch.forget(f"t{tree}")
+    assert [dispatch.at_once(f"u{k}/0") for k in range(2)] == [0, 1], "the jobs there go before the trees"
+
+
 def test_a_full_home_is_waited_for_unless_another_replica_idles() -> None:
     d = dispatch(4, 4)
     d.add("a/0")

@@ -9,7 +9,7 @@ side. A replica less than half busy with nothing of its own waiting takes over a
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 
 NOWHERE = -1  # where jobs wait while there is no replica; it has no credit
@@ -23,6 +23,7 @@ class Dispatch:
         self.free: dict[int, int] = {}
         self.suspect: dict[int, str] = {}  # replica -> the suspect that runs on it
         self._home: dict[str, int] = {}
+        self._trees: Counter[int] = Counter()  # replica -> trees at home there
         self._age: dict[str, int] = {}
         self._queues: dict[int, _Queue] = {NOWHERE: _Queue()}
         self._suspects: deque[str] = deque()  # they wait for any replica
@@ -96,7 +97,8 @@ class Dispatch:
 
     def forget(self, tree: str) -> None:
         """The tree has ended: it has no home any more. None of its jobs may wait."""
-        self._home.pop(tree, None)
+        if tree in self._home:
+            self._trees[self._home.pop(tree)] -= 1
         self._age.pop(tree, None)
 
     def suspects(self) -> list[str]:
@@ -120,15 +122,23 @@ class Dispatch:
     def _place(self, tree: str) -> int:
         """The tree's home; a new tree is at home where the load is least."""
         if self._home.get(tree) not in self.free:
-            self._home[tree] = self._idlest()
+            self._settle(tree, self._idlest())
         return self._home[tree]
+
+    def _settle(self, tree: str, home: int) -> None:
+        if tree in self._home:
+            self._trees[self._home[tree]] -= 1
+        self._home[tree] = home
+        self._trees[home] += 1
 
     def _idlest(self) -> int:
         return min(self.free, key=self._load, default=NOWHERE)
 
-    def _load(self, replica: int) -> float:
+    def _load(self, replica: int) -> tuple[float, float]:
+        """Jobs there; where they are equally few, as on scorers that answer at once, trees that will bring more."""
         credits = self.credits[replica]
-        return (credits - self.free[replica] + len(self._queues[replica])) / credits
+        jobs = credits - self.free[replica] + len(self._queues[replica])
+        return jobs / credits, self._trees[replica] / credits
 
     def _alone(self) -> Iterator[tuple[int, str]]:
         for replica in self.free:
@@ -153,7 +163,7 @@ class Dispatch:
             self._move(queue, self._idlest(), tree)
 
     def _move(self, queue: _Queue, to: int, tree: str) -> None:
-        self._home[tree] = to
+        self._settle(tree, to)
         for job_id in queue.remove(tree):
             self._queues[to].put(tree, self._age[tree], job_id)
 
