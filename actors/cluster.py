@@ -102,6 +102,10 @@ class Deaths:
         self.count = (self.count if lived < LONG else 0) + own
         return self.count <= self.limit
 
+    def excuse(self) -> None:
+        """Do not count one death, which may be counted already or be about to: a request is to blame for it."""
+        self.count -= 1
+
 
 class Cluster:
     """The driver of a run whose models and searches lie in actors. `say` tells the user what happened to them."""
@@ -112,6 +116,7 @@ class Cluster:
         self.managers: dict[int, _Manager] = {}
         self._usage: dict[int, tuple[str, dict[str, int]]] = {}
         self._epochs = itertools.count(1)
+        self._deaths: dict[int, Deaths] = {}  # epoch of a replica -> those of its slot
         self._open: dict[str, int] = {}  # role -> slots that live or may come back
         self._started: set[str] = set()  # roles of which a replica has been ready
         self._unable: dict[str, set[int]] = {}  # role -> slots of which a life could not start
@@ -193,7 +198,7 @@ class Cluster:
         group, deaths, going = self._group(bundle), Deaths(self.config.cluster.restarts), True
         while going:
             born = _now()
-            reason, own = await self._live(slot, group, lock)
+            reason, own = await self._live(slot, group, lock, deaths)
             going = deaths.borne(_now() - born, own)
             again = f"starting another ({deaths.count} of {deaths.limit})" if going else "giving it up"
             self.say(f"{slot.name} died ({reason}); {again}")
@@ -201,10 +206,13 @@ class Cluster:
         if not self._open[slot.role]:
             raise RunError(f"no {slot.role} is left: {slot.name} died {deaths.count} times, the last time: {reason}")
 
-    async def _live(self, slot: Slot, group: PlacementGroup | None, lock: asyncio.Lock) -> tuple[str, bool]:
+    async def _live(
+        self, slot: Slot, group: PlacementGroup | None, lock: asyncio.Lock, deaths: Deaths
+    ) -> tuple[str, bool]:
         """One life of a replica; returns why it ended, and whether that was its own fault. Raises ConfigError."""
         epoch, actor, life = next(self._epochs), None, None
         death: Death = "silent"
+        self._deaths[epoch] = deaths
         try:
             async with lock:
                 actor = self._actor(slot, group).remote(
@@ -301,6 +309,11 @@ class Cluster:
             if life.host == os.uname().nodename:
                 _kill_process(life.pid)
 
+    def _excuse(self, epoch: int) -> None:
+        """A manager has found the prompt that this replica died of; others may find theirs."""
+        if (deaths := self._deaths.pop(epoch, None)) is not None:
+            deaths.excuse()
+
     # Managers
 
     async def _manage(self, number: int) -> None:
@@ -348,7 +361,7 @@ class Cluster:
             self._calls += 1
             async with asyncio.timeout(self.config.cluster.silence):  # unlike wait_for, it never swallows an interrupt
                 reply = unseal(await manager.handle.poll.remote(seal([committed, refused, problems, more])))
-            batch, rows, lines, want, manager.stats, lost, error = reply
+            batch, rows, lines, want, manager.stats, lost, explained, error = reply
             refused = []
             if rows:
                 async with self._writing:
@@ -363,6 +376,8 @@ class Cluster:
                 self._usage[epoch] = role, usage
             for _, epoch, why, death in lost:
                 self._lost(epoch, why, death)
+            for epoch in explained:
+                self._excuse(epoch)
             if error is not None:
                 raise RunError(error)
 

@@ -131,6 +131,7 @@ class TreeManager:
         )
         self.rows: list[Data] = []
         self.lost: list[tuple[str, int, str, Death]] = []  # role, epoch, why, of what
+        self._gone: dict[tuple[Pool, int], int] = {}  # a pool's replica that is lost -> its epoch
         self.error: str | None = None
         self.past_calls = 0  # of lines that are closed
         self.done = self.wasted = 0
@@ -172,6 +173,7 @@ class TreeManager:
         link = self.links.pop((role, epoch))
         self.past_calls += link.calls
         self._pool(role).leave(link.number)
+        self._gone[self._pool(role), link.number] = epoch
         self.lost.append((role, epoch, str(error), error.death))
         self._ring()
 
@@ -208,7 +210,8 @@ class TreeManager:
         (rows, self.rows), (lost, self.lost) = (self.rows, []), (self.lost, [])
         stats = self.stats()
         self._measure(stats)
-        return seal([number, unsent, rows, self.feed.want(), stats, lost, self.error])
+        explained = [self._gone.pop((pool, gone)) for pool in self.engine.pools() for gone in pool.explained()]
+        return seal([number, unsent, rows, self.feed.want(), stats, lost, explained, self.error])
 
     def stats(self) -> dict[str, Any]:
         """Counters and gauges of this manager, and each replica's own counters by epoch."""

@@ -33,7 +33,7 @@ def test_who_dies_in_its_trial_is_poison_once_all_others_of_both_deaths_were_ans
         assert not b.poison
     b.answered("e")
     b.settle()
-    assert b.poison == {"a"} and not b.held and not set(b.suspects())
+    assert b.poison == {"a"} and not b.held and not set(b.suspects()) and b.explained == [0, 1]
 
 
 def test_a_replica_that_is_still_dying_convicts_nobody() -> None:

@@ -24,6 +24,7 @@ class Blame:
         self.poison: set[Kin] = set()
         self.held: set[Kin] = set()  # died in their trials; what becomes of them depends on others
         self.doubted: set[Kin] = set()  # died in their trials, with strangers there: to be tried quite alone
+        self.explained: list[int] = []  # replicas that poison has killed, for whoever keeps count of deaths
         self._deaths: dict[int, set[Kin]] = {}  # replica -> those who may have killed it
         self._silent: set[int] = set()  # those of them that went without a word
         self._hung: dict[int, set[Kin]] = {}  # replica -> those who may still run there, unheard
@@ -75,6 +76,7 @@ class Blame:
                     del self._deaths[replica]
             guilty = {kin for kin in self.held if sum(kins == {kin} for kins in deaths.values()) >= KILLS}
             self.poison |= guilty
+            self.explained += [replica for replica, kins in self._deaths.items() if kins & guilty]
             self._forget(guilty)
             free = {kin for kin in self.held - guilty if sum(kin in kins for kins in self._deaths.values()) < KILLS}
             self.held -= guilty | free

@@ -166,6 +166,11 @@ class Pool:
             if not turn.done():
                 turn.set_result(NOWHERE)
 
+    def explained(self) -> list[int]:
+        """Replicas that were found to have died of poison since this was last asked."""
+        found, self._blame.explained = self._blame.explained, []
+        return found
+
     def waits(self, item_id: str) -> bool:
         """Whether the item still waits for a slot."""
         return item_id in self._turns

@@ -109,6 +109,8 @@ def test_only_deaths_of_its_own_in_a_row_count() -> None:
     assert deaths.borne(1.0, own=True) and deaths.borne(1.0, own=True)
     assert deaths.borne(1.0, own=False), "it went with its machine"
     assert deaths.borne(LONG, own=True) and deaths.count == 1, "a run of days outlives many deaths"
+    deaths.excuse()
+    assert deaths.borne(1.0, own=True), "a prompt was to blame for the one before"
     assert deaths.borne(1.0, own=True) and not deaths.borne(1.0, own=True)
 
 

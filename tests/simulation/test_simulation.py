@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.simulation.checker import check
 from tests.simulation.machines import NO_MEMORY
+from tests.simulation.models import Keys
 from tests.simulation.runner import Tally, run, run_many
 from tests.simulation.seeds import KEPT
 from tests.simulation.world import FAULTS, Plan, World
@@ -83,6 +85,16 @@ def test_the_checker_sees_what_is_missing() -> None:
     assert any("I3" in text for text in check(world))
     world.history = [event for event in whole if event[1:3] != ("publish", "p0")]
     assert any("I4" in text for text in check(world))
+
+
+def test_replicas_that_died_of_poison_are_not_counted_against_their_place() -> None:
+    """Else a run with a poisonous problem in a hundred ends when some of them have come close together."""
+    poison = tuple((f"p{k}", -1) for k in range(6))
+    world = World(Plan(seed=5, cluster=True, proposers=1, problems=8, trees=1, keys=Keys(poison=poison)))
+    world.config = replace(world.config, cluster=replace(world.config.cluster, restarts=3))
+    assert check(world.run()) == []
+    said = [what[0] for _, kind, *what in world.history if kind == "say"]
+    assert sum("starting another" in text for text in said) == 12 and not any("giving it up" in text for text in said)
 
 
 def test_a_replica_that_its_machine_had_no_memory_for_gets_half_as_many_jobs_and_no_prompt_is_suspected() -> None:
