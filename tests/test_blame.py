@@ -36,6 +36,14 @@ def test_who_dies_in_its_trial_is_poison_once_all_others_of_both_deaths_were_ans
     assert b.poison == {"a"} and not b.held and not set(b.suspects()) and b.explained == [0, 1]
 
 
+def test_who_says_late_that_he_ran_where_poison_did_is_not_suspected() -> None:
+    b = blame("a", "a", held="a")
+    b.settle()
+    b.died(1, "b")
+    b.settle()
+    assert b.poison == {"a"} and not set(b.suspects()) and b.explained == [0, 1], "of each replica once"
+
+
 def test_a_replica_that_is_still_dying_convicts_nobody() -> None:
     b = blame("a", "a", held="a")
     b.settle(dying=[1])

@@ -25,6 +25,7 @@ class Blame:
         self.held: set[Kin] = set()  # died in their trials; what becomes of them depends on others
         self.doubted: set[Kin] = set()  # died in their trials, with strangers there: to be tried quite alone
         self.explained: list[int] = []  # replicas that poison has killed, for whoever keeps count of deaths
+        self._explained: set[int] = set()  # all of them ever: what else ran there may say it late
         self._deaths: dict[int, set[Kin]] = {}  # replica -> those who may have killed it
         self._silent: set[int] = set()  # those of them that went without a word
         self._hung: dict[int, set[Kin]] = {}  # replica -> those who may still run there, unheard
@@ -38,6 +39,8 @@ class Blame:
     def died(self, replica: int, kin: Kin, tried: bool = False, alone: bool = True, silent: bool = False) -> None:
         """A replica died with this on it, perhaps in its trial; `alone`: no stranger ran there; `silent`: nobody said
         that it was of what ran there."""
+        if replica in self._explained:
+            return
         if silent:
             self._silent.add(replica)
         if tried and not alone:
@@ -76,7 +79,9 @@ class Blame:
                     del self._deaths[replica]
             guilty = {kin for kin in self.held if sum(kins == {kin} for kins in deaths.values()) >= KILLS}
             self.poison |= guilty
-            self.explained += [replica for replica, kins in self._deaths.items() if kins & guilty]
+            explained = [replica for replica, kins in self._deaths.items() if kins & guilty]
+            self.explained += explained
+            self._explained.update(explained)
             self._forget(guilty)
             free = {kin for kin in self.held - guilty if sum(kin in kins for kins in self._deaths.values()) < KILLS}
             self.held -= guilty | free

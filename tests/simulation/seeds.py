@@ -14,4 +14,5 @@ KEPT: dict[int, str] = {
     9659: "the checker held a frozen life against the one that read its answer",
     20085: "a reply to a suspect was lost, and it was blamed for the death that the next suspect on its replica caused",
     28030: "the same, with two managers",
+    89544: "a replica was said to have died of poison twice, for what else had run there said so late: its manager died of it",
 }
