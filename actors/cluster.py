@@ -35,7 +35,7 @@ from treesearch.pool import Death
 from treesearch.results import Row
 from treesearch.run import Todo, hit_rate
 from treesearch.store import Row as Committed
-from treesearch.store import Store, pack_close, pack_reply, unpack_close, unpack_reply
+from treesearch.store import Store, pack_close, unpack_close, unpack_reply
 from treesearch.tasks.base import Task
 from treesearch.types import Problem
 from treesearch.wire import problem_row, seal, unseal
@@ -361,7 +361,7 @@ class Cluster:
             self._calls += 1
             async with asyncio.timeout(self.config.cluster.silence):  # unlike wait_for, it never swallows an interrupt
                 reply = unseal(await manager.handle.poll.remote(seal([committed, refused, problems, more])))
-            batch, rows, lines, want, manager.stats, lost, explained, error = reply
+            batch, rows, lines, want, manager.stats, lost, explained, garbled, error = reply
             refused = []
             if rows:
                 async with self._writing:
@@ -378,8 +378,16 @@ class Cluster:
                 self._lost(epoch, why, death)
             for epoch in explained:
                 self._excuse(epoch)
+            await self._cut(manager, garbled)
             if error is not None:
                 raise RunError(error)
+
+    async def _cut(self, manager: _Manager, garbled: Sequence[str]) -> None:
+        """Take back problems whose journals hold frames that are whole and no replies: to load one cuts it there."""
+        for problem_id in garbled:
+            async with self._writing:
+                self.store.load(problem_id)
+            self._returned.append(manager.held.pop(problem_id))
 
     def _next(self, want: int) -> Iterator[Problem]:
         """The next problems: fewer for each towards the end, where that is known, so that all managers end together."""
@@ -420,13 +428,12 @@ class Cluster:
         return found, False
 
     async def _given(self, manager: _Manager, problem: Problem) -> tuple[Any, int, list[bytes], bytes | None]:
-        """The problem with the epoch of its new lease and what is journalled of it."""
+        """The problem with the epoch of its new lease and what is journalled of it, as it lies there: the manager unpacks."""
         manager.held[problem.id] = problem
         async with self._writing:
             epoch = self.store.lease(problem.id)
-            replies, close = self.store.load(problem.id)
-        end = None if close is None else pack_close(close, len(replies))
-        return problem_row(problem), epoch, [pack_reply(reply) for reply in replies], end
+            replies, close = self.store.frames(problem.id)
+        return problem_row(problem), epoch, replies, None if close is None else pack_close(close, len(replies))
 
 
 def _locked(bundles: Sequence[Bundle]) -> list[tuple[Bundle, Slot, asyncio.Lock]]:

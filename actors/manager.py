@@ -25,7 +25,7 @@ from treesearch.backends.none import NoModel
 from treesearch.checker import Checker
 from treesearch.config import Data
 from treesearch.engine import Engine
-from treesearch.errors import RunError, told
+from treesearch.errors import FrameError, RunError, told
 from treesearch.manager import Close, Reply
 from treesearch.pool import Death, Pool, Replica, ReplicaLost
 from treesearch.run import result, settings
@@ -132,6 +132,7 @@ class TreeManager:
         self.rows: list[Data] = []
         self.lost: list[tuple[str, int, str, Death]] = []  # role, epoch, why, of what
         self._gone: dict[tuple[Pool, int], int] = {}  # a pool's replica that is lost -> its epoch
+        self.garbled: list[str] = []  # problems to give back, for their journals hold frames that are no replies
         self.error: str | None = None
         self.past_calls = 0  # of lines that are closed
         self.done = self.wasted = 0
@@ -208,10 +209,11 @@ class TreeManager:
         self._bell.clear()
         number, unsent = self.ledger.unsent()
         (rows, self.rows), (lost, self.lost) = (self.rows, []), (self.lost, [])
+        garbled, self.garbled = self.garbled, []
         stats = self.stats()
         self._measure(stats)
         explained = [self._gone.pop((pool, gone)) for pool in self.engine.pools() for gone in pool.explained()]
-        return seal([number, unsent, rows, self.feed.want(), stats, lost, explained, self.error])
+        return seal([number, unsent, rows, self.feed.want(), stats, lost, explained, garbled, self.error])
 
     def stats(self) -> dict[str, Any]:
         """Counters and gauges of this manager, and each replica's own counters by epoch."""
@@ -244,7 +246,11 @@ class TreeManager:
     def _take(self, problems: Sequence[Any]) -> None:
         for row, epoch, replies, close in problems:
             problem = Problem(*row)
-            journal = [unpack_reply(reply) for reply in replies]
+            try:
+                journal = [unpack_reply(reply) for reply in replies]
+            except FrameError:
+                self.garbled.append(problem.id)
+                continue
             end = None if close is None else unpack_close(close, len(journal))
             self.ledger.given[problem.id] = epoch, journal, end
             self.feed.waiting.append(problem)

@@ -6,6 +6,7 @@ there are no rollouts. With one simulation in flight each grows the tree that ou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from treesearch.algorithms.base import Wishes
@@ -60,7 +61,7 @@ class _Meeting(Simulations):
 class _Blind(_Meeting):
     """UCT over the visits that are done."""
 
-    def worth(self, node: int) -> dict[int, float]:
+    def worth(self, node: int, alive: Sequence[int]) -> list[float]:
         visits, c = self.tree.visits, self.rules.c
         parent = max(1, visits[node])
-        return {child: uct(self.q(child), parent, visits[child], c) for child in self.alive.get(node, ())}
+        return uct(self.q(alive), parent, [visits[child] for child in alive], c)

@@ -16,6 +16,7 @@ from treesearch.manager import Close, Manager, Reply
 from treesearch.salvage import damage
 from treesearch.store import Store, pack_reply, unpack_reply
 from treesearch.types import Expansion, Step
+from treesearch.wire import seal
 
 
 @pytest.fixture
@@ -73,6 +74,35 @@ def test_a_damaged_reply_ends_the_journal_there_and_is_named(tmp_path: Path, jou
     assert again.load("p0") == (journal[:2], None)
     assert "problem p0" in again.notes[0] and "2 replies" in again.notes[0]
     again.close()
+
+
+@pytest.mark.parametrize("damaged", [None, "substr(body, 2)", "'text'", "NULL"])
+def test_frames_are_those_of_the_replies_that_are_loaded(
+    tmp_path: Path, journal: list[Reply], damaged: str | None
+) -> None:
+    store = Store.open(tmp_path / "run.db", "a")
+    end = Close("finished", 1.5, 0)
+    for problem in ("p0", "p1"):
+        write(store, journal, end, problem)
+    if damaged:
+        store._db.execute(f"UPDATE replies SET body = {damaged} WHERE k = 2")
+    kept, close = (journal[:2], None) if damaged else (journal, end)
+    assert store.frames("p0") == ([pack_reply(reply) for reply in kept], close) and store.load("p1") == (kept, close)
+    assert [note.replace("p1", "p0") for note in store.notes] == store.notes[:1] * (2 if damaged else 0)
+    assert store.load("p0") == (kept, close), "what was dropped is gone"
+    store.close()
+
+
+def test_a_frame_that_is_whole_and_no_reply_is_cut_off_by_whoever_unpacks_it(
+    tmp_path: Path, journal: list[Reply]
+) -> None:
+    store = Store.open(tmp_path / "run.db", "a")
+    write(store, journal)
+    store._db.execute("UPDATE replies SET body = ? WHERE k = 2", (seal([2]),))
+    assert len(store.frames("p0")[0]) == len(journal) and not store.notes
+    assert store.load("p0") == (journal[:2], None) and "no reply" in store.notes[0]
+    assert store.frames("p0") == ([pack_reply(reply) for reply in journal[:2]], None)
+    store.close()
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Outcome:
     ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """A wish that waits for its reply: with the digest of its path, the chains asked there before, and its own digest."""
 
@@ -123,6 +123,7 @@ class Manager:
         """`forms`: answers whose canonical forms differ may be equal; what is found of it is in `Live.forms`."""
         self.search = search
         self.sampling = sampling or Sampling()
+        self._drawn = _drawn(self.sampling)
         self.budget = budget or Budget()
         self.rule = rule or AnswerRule()
         self.delivery = delivery
@@ -286,8 +287,8 @@ class Manager:
         path = self._digest(live, wish.leaf)
         first = live.asked.get(path, 0)
         live.asked[path] = first + (wish.n or 0)
-        told = _wish_digest(wish, wish.sampling or self.sampling, path, first)
-        live.outstanding[live.issued] = Asked(wish, path, first, told)
+        drawn = self._drawn if wish.sampling is None else _drawn(wish.sampling)
+        live.outstanding[live.issued] = Asked(wish, path, first, _wish_digest(wish, drawn, path, first))
         live.issued += 1
 
     def _job(self, live: Live, seq: int) -> Job:
@@ -340,10 +341,15 @@ def _with_label(chain: Chain, forms: Forms) -> Chain:
     return (*chain[:-1], replace(chain[-1], canonical=label))
 
 
-def _wish_digest(wish: Expand, sampling: Sampling, path: int, first: int) -> int:
-    """What a journalled reply must answer: all of the wish, and the path and chains it is about."""
-    how = (wish.n, wish.until, wish.proposer, wish.score, sampling.temperature, sampling.top_p)
-    return digest(repr((wish.leaf, path, first, how)))
+def _wish_digest(wish: Expand, drawn: str, path: int, first: int) -> int:
+    """What a journalled reply must answer: all of the wish, `drawn` as it says, and the path and chains it is about."""
+    how = f"{wish.n}, {wish.until!r}, {wish.proposer!r}, {wish.score!r}, {drawn}"
+    return digest(f"({wish.leaf}, {path}, {first}, ({how}))")
+
+
+def _drawn(sampling: Sampling) -> str:
+    """The sampling as it stands in the digest of a wish."""
+    return f"{sampling.temperature!r}, {sampling.top_p!r}"
 
 
 def add(a: int | None, b: int | None) -> int | None:

@@ -12,16 +12,16 @@ import fcntl
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Reply
 from treesearch.mounts import file_system, on_network, read_mounts
 from treesearch.salvage import connect, damage, salvage
-from treesearch.wire import close_of, expansion_row, fields, reply_of, seal, unseal
+from treesearch.wire import close_of, expansion_row, fields, reply_of, seal, unseal, whole
 
 VERSION = "3"
 OLD = ("2",)  # had no leases, and ends that did not say how many replies came before them
@@ -38,6 +38,7 @@ OWNER, DAMAGED = (
     "damaged\n",
 )  # what the lock's file begins with: a run that lives or was killed; one that saw damage
 Row = tuple[str, int, Reply | Close, int]  # problem id, replies of it before this, what, epoch of the writer's lease
+Read = TypeVar("Read")
 
 
 class Store:
@@ -187,6 +188,14 @@ class Store:
 
     def load(self, problem: str) -> tuple[list[Reply], Close | None]:
         """The journal of one problem: its replies in delivery order, and how it ended if it did."""
+        return self._journal(problem, unpack_reply)
+
+    def frames(self, problem: str) -> tuple[list[bytes], Close | None]:
+        """As `load`, each reply still packed: whole by its checksum, which is not yet to say that it holds a reply."""
+        return self._journal(problem, whole)
+
+    def _journal(self, problem: str, read: Callable[[bytes], Read]) -> tuple[list[Read], Close | None]:
+        """What `read` makes of each reply, up to the first that is damaged or missing: there the journal is cut, by name."""
         query = "SELECT k, body FROM replies WHERE problem = ? ORDER BY k"
         try:
             rows = self._front.execute(query, (problem,)).fetchall()
@@ -196,12 +205,12 @@ class Store:
             raise JournalError(
                 f"{self.path} cannot be read: {error}; run again, what can be read of it is kept"
             ) from error
-        replies: list[Reply] = []
+        replies: list[Read] = []
         try:
             for k, body in rows:
                 if k != len(replies):
                     raise FrameError(f"reply {len(replies)} is missing")
-                replies.append(unpack_reply(body))
+                replies.append(read(body))
             return replies, None if end is None else unpack_close(end[0], len(replies))
         except FrameError as error:
             self.notes.append(f"problem {problem}: {error}; going on from the {len(replies)} replies before it")

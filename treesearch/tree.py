@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import networkx
 
 ROOT = 0
+LEAST = array("d", [float("-inf")])
 TRIES = 3  # a failed expansion is asked again up to twice before its leaf closes
 
 
@@ -33,7 +34,7 @@ class Tree:
         self.visits = array("q", [0])
         self.ended = array("q", [0])  # visits whose value was backed up from here
         self.total = array("d", [0.0])  # sum of backed-up values
-        self.best = array("d", [float("-inf")])  # largest backed-up value
+        self.best = LEAST[:]  # largest backed-up value
         self.held = array("q", [0])
         self.failures = array("b", [0])
         self.closed = bytearray([0])  # never to be grown again: finished, failed, or a duplicate
@@ -59,29 +60,30 @@ class Tree:
         self.failures[leaf] = 0
         if not expansion.chains:
             self.closed[leaf] = 1
-        tips = []
+        steps, parent, depth, children, closed = self.steps, self.parent, self.depth, self.children, self.closed
+        size, tips = len(steps), []
         for chain in expansion.chains:
             at = leaf
             for step in chain:
-                at = self._append(at, step)
+                node = len(steps)
+                steps.append(step)
+                parent.append(at)
+                depth.append(depth[at] + 1)
+                children.append([])
+                children[at].append(node)
+                closed.append(step.finish != "step")
+                at = node
             tips.append(at)
+        self._extend(len(steps) - size)
         return tips
 
-    def _append(self, parent: int, step: Step) -> int:
-        node = len(self.steps)
-        self.steps.append(step)
-        self.parent.append(parent)
-        self.depth.append(self.depth[parent] + 1)
-        self.children.append([])
-        self.children[parent].append(node)
-        self.visits.append(0)
-        self.ended.append(0)
-        self.total.append(0.0)
-        self.best.append(float("-inf"))
-        self.held.append(0)
-        self.failures.append(0)
-        self.closed.append(step.finish != "step")
-        return node
+    def _extend(self, count: int) -> None:
+        """The statistics of so many new nodes."""
+        zeros = bytes(8 * count)  # of whole numbers and of floats
+        for column in (self.visits, self.ended, self.total, self.held):
+            column.frombytes(zeros)
+        self.failures.frombytes(bytes(count))
+        self.best.extend(LEAST * count)
 
     def close(self, node: int) -> None:
         """Never grow this node again (a duplicate, a dead end)."""

@@ -44,9 +44,8 @@ def seal(value: Any) -> bytes:
     return zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def unseal(frame: bytes) -> Any:
-    """Inverse of `seal`, with tuples for lists. Raises FrameError if a bit is wrong, the version is another, or it holds
-    what no frame does: extension types, maps whose keys are no text, nesting beyond some hundred, more than the limits."""
+def whole(frame: Any) -> bytes:
+    """The frame, its size, checksum and version looked at but not what it holds. Raises FrameError if one is wrong."""
     if not isinstance(frame, bytes):
         raise FrameError(f"a frame is bytes, not {type(frame).__name__}")
     if len(frame) > LONGEST_FRAME + 4:
@@ -56,9 +55,15 @@ def unseal(frame: bytes) -> Any:
         raise FrameError("a frame fails its checksum")
     if body[0] != VERSION:
         raise FrameError(f"a frame of version {body[0]}, this treesearch writes version {VERSION}")
+    return frame
+
+
+def unseal(frame: bytes) -> Any:
+    """Inverse of `seal`, with tuples for lists. Raises FrameError if a bit is wrong, the version is another, or it holds
+    what no frame does: extension types, maps whose keys are no text, nesting beyond some hundred, more than the limits."""
     try:
         return msgpack.unpackb(
-            body[1:], unicode_errors="surrogatepass", use_list=False, ext_hook=_no_extension, **LIMITS
+            whole(frame)[5:], unicode_errors="surrogatepass", use_list=False, ext_hook=_no_extension, **LIMITS
         )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise FrameError(f"a frame is no MessagePack of ours: {_named(error)}") from None

@@ -16,9 +16,7 @@ from actors.placement import plan
 from tests.fakes import problems
 from treesearch.config import load
 from treesearch.errors import RunError
-from treesearch.manager import Reply
 from treesearch.tasks import load_task
-from treesearch.types import Expansion
 
 
 @pytest.mark.parametrize("unread", [3, None])
@@ -81,8 +79,8 @@ class Journals:
     def lease(self, problem_id: str) -> int:
         return 1
 
-    def load(self, problem_id: str) -> tuple[list[Reply], None]:
-        return [Reply(k, 0, 0.0, Expansion(0, error="none")) for k in range(self.replies)], None
+    def frames(self, problem_id: str) -> tuple[list[bytes], None]:
+        return [b"a frame"] * self.replies, None
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,17 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from actors.manager import Ledger
+from actors.cluster import Cluster, _Manager
+from actors.manager import Ledger, TreeManager
 from tests.fakes import FakeProposer, FakeScorer, InlineChecker, problems
 from treesearch.algorithms import SEARCHES
+from treesearch.config import load
 from treesearch.engine import Engine, Settings
-from treesearch.manager import Close
-from treesearch.store import Store, unpack_close, unpack_reply
+from treesearch.manager import Close, Reply
+from treesearch.store import Store, pack_reply, unpack_close, unpack_reply
 from treesearch.tasks import load_task
-from treesearch.types import Answer
+from treesearch.types import Answer, Expansion
+from treesearch.wire import seal, unseal
 
 
 def test_each_batch_is_told_which_of_its_own_problems_were_refused() -> None:
@@ -91,4 +94,34 @@ def test_a_manager_that_was_given_up_drops_what_another_has(tmp_path: Path) -> N
     taken_over = asyncio.run(second(newer, ["p1", "p4"]))
     assert sorted(answer.problem.id for answer in taken_over) == ["p1", "p4"]
     assert all(store.load(problem.id)[1] is not None for problem in asked)
+    store.close()
+
+
+def test_a_journal_with_a_frame_that_is_no_reply_is_cut_there_and_handed_out_again(tmp_path: Path) -> None:
+    """Its checksum is right, so the driver, which unpacks nothing, does not see it."""
+    config, said = load(None, ["proposer=simulated", "scorer=simulated"]), list[str]()
+    store = Store.open(tmp_path / "run.db", "a")
+    journal = [Reply(k, k, 0.5, Expansion(0, error="none")) for k in range(3)]
+    epoch = store.lease("p0")
+    store.append([("p0", k, reply, epoch) for k, reply in enumerate(journal)])
+    store._db.execute("UPDATE replies SET body = ? WHERE k = 1", (seal(["no reply"]),))
+    cluster, manager = Cluster(config, load_task("plain"), store, said.append), TreeManager(config.resolved(), "m", 1)
+    cluster._unread = None
+    cluster._returned.extend(problems(1))
+    held = _Manager(None)
+
+    async def served() -> list[list[bytes]]:
+        found = []
+        for _ in range(2):
+            (given,), _ = await cluster._handed(held, 1)
+            found.append(list(given[2]))
+            manager._take(unseal(seal([given])))
+            garbled, manager.garbled = manager.garbled, []
+            await cluster._cut(held, garbled)
+        return found
+
+    whole, cut = asyncio.run(served())
+    assert len(whole) == 3 and cut == [pack_reply(journal[0])]
+    assert list(manager.ledger.given) == ["p0"] == list(held.held) and manager.ledger.load("p0") == (journal[:1], None)
+    assert "no reply" in store.notes[0]
     store.close()

@@ -16,19 +16,19 @@ from treesearch.answers import posterior
 
 
 def test_uct_is_q_plus_c_root_of_log_parent_over_n() -> None:
-    assert uct(0.5, 10, 3, 1.4) == pytest.approx(0.5 + 1.4 * math.sqrt(2.302585 / 3), abs=1e-6)
-    assert uct(0.5, 1, 1, 1.4) == 0.5
-    assert uct(0.0, 5, 0, 1.4) == math.inf
+    bound = pytest.approx(0.5 + 1.4 * math.sqrt(2.302585 / 3), abs=1e-6)
+    assert uct([0.5, 0.0], 10, [3, 0], 1.4) == [bound, math.inf]
+    assert uct([0.5], 1, [1], 1.4) == [0.5] and uct([0.5], 0, [0], 1.4) == [math.inf]
 
 
 def test_unobserved_visits_lower_the_bound_as_in_wu_uct() -> None:
     """N = 9, O = 1 and n = 2, o = 1: ln(10) / 3."""
-    assert uct(0.5, 9 + 1, 2 + 1, 1.0) == pytest.approx(1.376086, abs=1e-5)
-    assert uct(0.5, 10, 3, 1.0) < uct(0.5, 9, 2, 1.0)
+    assert uct([0.5], 9 + 1, [2 + 1], 1.0) == [pytest.approx(1.376086, abs=1e-5)]
+    assert uct([0.5], 10, [3], 1.0) < uct([0.5], 9, [2], 1.0)
 
 
 def test_puct_weighs_the_bonus_by_the_prior() -> None:
-    assert puct(0.2, 0.5, 16, 3, 1.5) == pytest.approx(0.2 + 1.5 * 0.5 * 4 / 4)
+    assert puct([0.2, 0.1], [0.5, 0.0], 16, [3, 0], 1.5) == [pytest.approx(0.2 + 1.5 * 0.5 * 4 / 4), 0.1]
 
 
 def test_widening_allows_floor_k_n_alpha() -> None:

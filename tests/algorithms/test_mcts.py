@@ -149,5 +149,5 @@ def test_a_visit_in_flight_counts_as_a_virtual_loss() -> None:
     tree = run(plain(simulations=1, rollouts=0, branch=1, merge=False), FakeModel())
     tree.hold(1)
     value = tree.mean(1)
-    assert Simulations(plain(), tree).q(1) == value
-    assert Simulations(plain(virtual_loss=-1.0), tree).q(1) == pytest.approx((value - 1) / 2)
+    assert Simulations(plain(), tree).q([1]) == [value]
+    assert Simulations(plain(virtual_loss=-1.0), tree).q([1]) == [pytest.approx((value - 1) / 2)]

@@ -91,17 +91,17 @@ def the_store_acknowledges_before_it_commits(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_store_keeps_the_close_of_a_damaged_journal(patch: pytest.MonkeyPatch) -> None:
-    load = Store.load
+    journal = Store._journal
 
-    def loaded(self: Store, problem: str) -> Any:
+    def loaded(self: Store, problem: str, read: Any) -> Any:
         row = self._db.execute("SELECT body FROM closes WHERE problem = ?", (problem,)).fetchone()
-        replies, close = load(self, problem)
+        replies, close = journal(self, problem, read)
         from treesearch.manager import Close
         from treesearch.wire import unseal
 
         return replies, Close(*unseal(row[0])[:4]) if row else close
 
-    patch.setattr(Store, "load", loaded)
+    patch.setattr(Store, "_journal", loaded)
 
 
 def dispatch_loses_what_waits_for_a_replica_that_leaves(patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -36,12 +36,13 @@ from treesearch.answers import AnswerRule
 from treesearch.checker import Checker
 from treesearch.config import Config
 from treesearch.engine import Engine
-from treesearch.errors import RunError, TreesearchError
+from treesearch.errors import FrameError, RunError, TreesearchError
 from treesearch.manager import Budget, Close, Manager, Outcome, Reply
 from treesearch.pool import Pool, Replica, ReplicaLost
 from treesearch.run import Todo, result, settings
-from treesearch.store import Row, Store
+from treesearch.store import Row, Store, unpack_reply
 from treesearch.types import Answer, Expansion, Job, Problem
+from treesearch.wire import seal
 
 SEARCHED = {
     "sample": SEARCHES["sample"](n=8, parallel=3),
@@ -341,7 +342,7 @@ class World:
         self.failing.append("damage")
 
     def _damaged(self, folder: Path) -> None:
-        """Between two lives a bit of the journal turned over."""
+        """Between two lives a bit of the journal turned over, or what was written is whole and yet no reply."""
         if "damage" not in self.failing:
             return
         self.failing.remove("damage")
@@ -352,7 +353,8 @@ class World:
             bit = self.rng.randrange(8 * len(body))
             body = bytearray(body)
             body[bit // 8] ^= 1 << bit % 8
-            db.execute("UPDATE replies SET body = ? WHERE problem = ? AND k = ?", (bytes(body), problem, k))
+            damaged = bytes(body) if bit % 3 else seal([k])
+            db.execute("UPDATE replies SET body = ? WHERE problem = ? AND k = ?", (damaged, problem, k))
             db.commit()
             self.note("damage", problem, k)
         db.close()
@@ -495,6 +497,12 @@ class WatchedStore(Store):
         replies, close = super().load(problem)
         self.world.note("load", HERE.get(), problem, list(replies), close)
         return replies, close
+
+    def frames(self, problem: str) -> tuple[list[bytes], Close | None]:
+        frames, close = super().frames(problem)
+        with suppress(FrameError):  # what is no reply is loaded again
+            self.world.note("load", HERE.get(), problem, [unpack_reply(frame) for frame in frames], close)
+        return frames, close
 
     def drop(self) -> None:
         """The files are closed, by whomever."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, log, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 from treesearch.algorithms.base import Wishes, at_least, require, softmax
 from treesearch.tree import ROOT, Tree
@@ -75,16 +75,17 @@ class Simulations:
 
     `waiting` maps the leaf of each simulation in flight to its outstanding wishes, all of one kind: a node that waits is
     not selected itself, and those below it only if it waits for more children. `alive` maps a node to its children that
-    are not exhausted, in tree order.
+    are not exhausted, in tree order, and `duplicates` to those that equal an earlier one.
     """
 
     def __init__(self, rules: MCTS, tree: Tree) -> None:
         self.rules, self.tree = rules, tree
         self.waiting: dict[int, list[Expand]] = {}
         self.expanded: set[int] = set()
-        self.duplicates: set[int] = set()
+        self.duplicates: dict[int, set[int]] = {}
         self.exhausted: set[int] = set()
         self.alive: dict[int, list[int]] = {}
+        self.steps, self.outcome = (rules.value.get(part, 0.0) for part in ("steps", "outcome"))  # weights of an end
 
     # Simulations: select, expand, roll out
 
@@ -118,15 +119,19 @@ class Simulations:
                 return Expand(node, lacking)
             if node not in self.expanded:  # what is below it are rollouts
                 return None
-        worth = self.worth(node)
+        alive = self.alive.get(node, [])
+        worth = self.worth(node, alive)
         while worth:
-            most = max(worth.values())
-            equals = [child for child, value in worth.items() if value == most]
-            best = equals[0] if len(equals) == 1 else max(equals, key=self.tree.score)  # of equals the earliest
+            most = max(worth)
+            best = alive[worth.index(most)]
+            if worth.count(most) > 1:
+                equals = [child for child, value in zip(alive, worth, strict=True) if value == most]
+                best = max(equals, key=self.tree.score)  # of equals the earliest
             found = self.select(best)
             if found is not None:
                 return found
-            del worth[best]
+            at = alive.index(best)
+            alive, worth = [*alive[:at], *alive[at + 1 :]], [*worth[:at], *worth[at + 1 :]]
         return None
 
     def receive(self, reply: Expansion) -> list[Expand]:
@@ -183,7 +188,7 @@ class Simulations:
             return 0
         if rules.branch is None:
             return None
-        have = sum(child not in self.duplicates for child in tree.children[node])
+        have = len(tree.children[node]) - len(self.duplicates.get(node, ()))
         if rules.widening is not None:
             limit = allowed(tree.visits[node] + tree.held[node], rules.widening.k, rules.widening.alpha)
         else:
@@ -200,23 +205,25 @@ class Simulations:
     def register(self, leaf: int, size: int) -> list[int]:
         """Take in all nodes from index `size` on; returns the new children of the leaf that equal no sibling."""
         tree = self.tree
-        texts = {_text(tree, child) for child in tree.children[leaf] if child < size}
+        steps: list[Any] = tree.steps  # of children: all have one
+        parents, alive, merge = tree.parent, self.alive, self.rules.merge
+        texts = {steps[child].text for child in tree.children[leaf] if child < size}
         fresh, closing = [], False
         for node in range(size, len(tree)):
-            parent = tree.parent[node]
-            self.alive.setdefault(parent, []).append(node)
+            parent = parents[node]
+            alive.setdefault(parent, []).append(node)
             if parent == leaf:
-                text = _text(tree, node)
-                closing = self.rules.merge and text in texts
+                text = steps[node].text
+                closing = merge and text in texts
                 texts.add(text)
                 if closing:
-                    self.duplicates.add(node)
+                    self.duplicates.setdefault(leaf, set()).add(node)
                 else:
                     fresh.append(node)
             if closing:
                 tree.close(node)  # with all of its chain
         for node in range(len(tree) - 1, size - 1, -1):
-            if not tree.is_open(node):
+            if tree.closed[node]:
                 self.settle(node)
         return fresh
 
@@ -234,25 +241,31 @@ class Simulations:
 
     # Values
 
-    def worth(self, node: int) -> dict[int, float]:
-        """What selection maximises, for each child that is not exhausted: the formula's value."""
-        visits, held, q, c = self.tree.visits, self.tree.held, self.q, self.rules.c
-        alive = self.alive.get(node, ())
-        parent, counts = visits[node] + held[node], [visits[child] + held[child] for child in alive]
+    def worth(self, node: int, alive: Sequence[int]) -> list[float]:
+        """What selection maximises, for each child that is `alive`: the formula's value."""
+        visits, held, c = self.tree.visits, self.tree.held, self.rules.c
+        q, parent, n = self.q(alive), visits[node] + held[node], [visits[child] + held[child] for child in alive]
         if self.rules.selection == "uct":
-            return {child: uct(q(child), parent, n, c) if n else inf for child, n in zip(alive, counts, strict=True)}
-        siblings = [child for child in self.tree.children[node] if child not in self.duplicates]
+            return uct(q, parent, n, c)
+        duplicates = self.duplicates.get(node, ())
+        siblings = [child for child in self.tree.children[node] if child not in duplicates]
         prior = dict(zip(siblings, self.priors(siblings), strict=True))
-        return {child: puct(q(child), prior[child], parent, n, c) for child, n in zip(alive, counts, strict=True)}
+        return puct(q, [prior[child] for child in alive], parent, n, c)
 
-    def q(self, node: int) -> float:
-        """Mean (or maximum) of observed values; the step score before the first, and the virtual loss mixed in."""
-        tree, rules = self.tree, self.rules
-        n = tree.visits[node]
-        observed = tree.score(node) if not n else tree.best[node] if rules.backup == "max" else tree.total[node] / n
-        if rules.virtual_loss is None or not (o := tree.held[node]):
+    def q(self, nodes: Sequence[int]) -> list[float]:
+        """Of each, mean (or maximum) of observed values; the step score before the first, and the virtual loss mixed in."""
+        tree, visits, held, loss = self.tree, self.tree.visits, self.tree.held, self.rules.virtual_loss
+        if self.rules.backup == "max":
+            observed = [tree.best[node] if visits[node] else tree.score(node) for node in nodes]
+        else:
+            total = tree.total
+            observed = [total[node] / visits[node] if visits[node] else tree.score(node) for node in nodes]
+        if loss is None:
             return observed
-        return (n * observed + o * rules.virtual_loss) / (n + o)
+        return [
+            (visits[node] * q + held[node] * loss) / (visits[node] + held[node]) if held[node] else q
+            for node, q in zip(nodes, observed, strict=True)
+        ]
 
     def priors(self, nodes: Sequence[int]) -> list[float]:
         """PUCT's P: softmax over siblings of the log-probability per token; uniform where one is unknown."""
@@ -268,25 +281,22 @@ class Simulations:
 
     def leaf_value(self, node: int) -> float:
         """w * steps + (1 - w) * outcome."""
-        step, weights = self.tree.steps[node], self.rules.value
-        score = self.tree.score(node)
-        outcome = step.outcome if step is not None and step.outcome is not None else score
-        return weights.get("steps", 0.0) * score + weights.get("outcome", 0.0) * outcome
+        step: Any = self.tree.steps[node]
+        score: float = 0.0 if step.score is None else step.score
+        outcome: float = score if step.outcome is None else step.outcome
+        return self.steps * score + self.outcome * outcome
 
 
-def _text(tree: Tree, node: int) -> str:
-    step = tree.steps[node]
-    return "" if step is None else step.text
+def uct(q: Sequence[float], parent: int, n: Sequence[int], c: float) -> list[float]:
+    """Q + c sqrt(ln(N + O) / (n + o)) of siblings; `parent` is N + O, `n` is n + o. Infinite before the first visit."""
+    log_parent = log(parent) if parent else 0.0
+    return [value + c * sqrt(log_parent / count) if count else inf for value, count in zip(q, n, strict=True)]
 
 
-def uct(q: float, parent: int, n: int, c: float) -> float:
-    """Q + c sqrt(ln(N + O) / (n + o)); `parent` is N + O, `n` is n + o. Infinite before the first visit."""
-    return q + c * sqrt(log(parent) / n) if n else inf
-
-
-def puct(q: float, p: float, parent: int, n: int, c: float) -> float:
-    """Q + c P sqrt(N + O) / (1 + n + o)."""
-    return q + c * p * math.sqrt(parent) / (1 + n)
+def puct(q: Sequence[float], p: Sequence[float], parent: int, n: Sequence[int], c: float) -> list[float]:
+    """Q + c P sqrt(N + O) / (1 + n + o) of siblings."""
+    root = sqrt(parent)
+    return [value + c * prior * root / (1 + count) for value, prior, count in zip(q, p, n, strict=True)]
 
 
 def allowed(visits: int, k: float, alpha: float) -> int:
