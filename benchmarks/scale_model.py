@@ -125,7 +125,7 @@ def free(c: Costs) -> Costs:
     return replace(c, **nothing | keep, ray=dict.fromkeys(c.ray, 0.0))  # type: ignore[arg-type]
 
 
-def on_one_core(count: int = 64, turns: int = 3) -> list[Row]:
+def on_one_core(count: int = 96, turns: int = 2) -> list[Row]:
     """The real actors over models that answer at once, by the processor time of the one process that they are in, against
     costs measured just before: in turns, for the machine may be faster at one time than at another. Python's collector is
     off: in one process it goes through the objects of all parts.
@@ -145,10 +145,11 @@ def on_one_core(count: int = 64, turns: int = 3) -> list[Row]:
 
 
 def together_in_one(spec: str, count: int) -> Seen:
-    """A run of `benchmarks.cluster` in this process."""
+    """A whole run of `benchmarks.cluster` in this process."""
     with tempfile.TemporaryDirectory() as folder, without_ray():
         config = cluster.config(Path(folder) / "none", 1, 0.0, f"proposer={{type: '{spec}'}}")
-        return asyncio.run(driven(config, Path(folder), count))
+        seen = asyncio.run(driven(config, Path(folder), count))
+        return seen[-1].since(seen[0])
 
 
 def against(kept: Kept, measured: Sequence[Row], managers: int, cores: int) -> list[Row]:

@@ -108,31 +108,39 @@ class Seen:
                     self.calls - before.calls)  # fmt: skip
 
 
-async def driven(config: Config, folder: Path, count: int) -> Seen:
-    """All of a run of `count` problems in this process; what was done in its middle, where nothing begins or ends."""
+async def driven(config: Config, folder: Path, count: int) -> list[Seen]:
+    """All of a run of `count` problems in this process, each tenth of a second and at its end."""
     store = Store.open(folder / "run.db", "a")
     asked, seen = problems(count), list[Seen]()
     driver = actors.cluster.Cluster(config, load_task("plain"), store, print)
 
+    def look() -> None:
+        now = asyncio.get_running_loop().time()
+        seen.append(Seen(now, time.process_time(), driver.stats.expansions, driver.calls))
+
     async def watch() -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            seen.append(Seen(loop.time(), time.process_time(), driver.stats.expansions, driver.calls))
+            look()
             await asyncio.sleep(0.1)
 
     watching = asyncio.ensure_future(watch())
     async with aclosing(driver.rows(Todo(asked[0], iter(asked[1:]), count))) as rows:
         async for _ in rows:
             pass
+        look()
     watching.cancel()
     store.close()
-    total = seen[-1].expansions
-    middle = [moment for moment in seen if 0.25 * total <= moment.expansions <= 0.75 * total]
-    return middle[-1].since(middle[0])
+    return seen
+
+
+def middle(seen: list[Seen]) -> Seen:
+    """What was done where nothing begins or ends."""
+    some = [now for now in seen if 0.25 <= now.expansions / seen[-1].expansions <= 0.75]
+    return some[-1].since(some[0])
 
 
 def on_cards(machine: Machine, managers: int, trees: int, count: int, folder: Path) -> Seen:
-    """`driven` on the virtual clock over the machine's engines: whatever computes takes no time, what waits does."""
+    """The middle of a run on the virtual clock over the machine's engines: whatever computes takes no time, what waits does."""
     Proposes.engines, Scores.engines = iter(machine.proposers), iter(machine.scorers)
     config = load(None, [
         "problems=-", "task=plain", SEARCH, f"engine.trees={trees}",
@@ -141,4 +149,4 @@ def on_cards(machine: Machine, managers: int, trees: int, count: int, folder: Pa
         "gpus_per_proposer: 0, gpus_per_scorer: 0}",
     ])  # fmt: skip
     with without_ray():
-        return virtually(lambda: driven(config, folder, count))  # type: ignore[no-any-return]
+        return middle(virtually(lambda: driven(config, folder, count)))

@@ -85,7 +85,7 @@ def sampled(proposer: NullProposer, problems: int) -> Sample:
     for _ in range(2):
         found, scorer = Sample(), NullScorer()
         watched = _Watched(found, proposer, scorer)
-        engine = Engine(SEARCHES["mcts"](**SEARCH), load_task("plain"), [watched], [scorer], checker=Checker(),
+        engine = Engine(SEARCHES["mcts"](**SEARCH), load_task("plain"), [watched], [watched], checker=Checker(),
                         settings=Settings(trees=problems))  # type: ignore[list-item]  # fmt: skip
         rng = random.Random(1)
         sizes = [lengths.prompt_tokens(rng) - lengths.TEMPLATE for _ in range(problems)]
@@ -105,7 +105,10 @@ def sampled(proposer: NullProposer, problems: int) -> Sample:
 
 
 class _Watched:
-    """A proposer whose jobs and replies are kept, with what it and the scorer cost in `spent`."""
+    """A proposer some of whose jobs and replies are kept, with what it and the scorer cost in `spent`.
+
+    Both let others run before they answer, as those do that are elsewhere: so jobs wait for credits here too.
+    """
 
     def __init__(self, sample: Sample, proposer: NullProposer, scorer: NullScorer) -> None:
         self.sample, self.proposer, self.scorer = sample, proposer, scorer
@@ -115,11 +118,19 @@ class _Watched:
     async def propose(self, jobs: Sequence[Job]) -> list[Any]:
         began = time.process_time()
         replies = await self.proposer.propose(jobs)
-        scores = await self.scorer.score(list(zip(jobs, replies, strict=True)))  # type: ignore[arg-type]
         self.sample.seen += 1
         if self.sample.seen % SOME == 0:
+            scores = await self.scorer.score(list(zip(jobs, replies, strict=True)))  # type: ignore[arg-type]
             self.sample.jobs += zip(jobs, replies, scores, strict=True)  # type: ignore[arg-type]
         self.spent += time.process_time() - began
+        await asyncio.sleep(0)
         return replies
+
+    async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Any]:
+        began = time.process_time()
+        scores = await self.scorer.score(items)
+        self.spent += time.process_time() - began
+        await asyncio.sleep(0)
+        return list(scores)
 
     async def close(self) -> None: ...
