@@ -69,6 +69,8 @@ def test_a_poisonous_item_kills_two_replicas_and_fails_alone() -> None:
     assert isinstance(replies["t7/0"], RequestError) and "poison" in str(replies["t7/0"])
     assert all(replies[item] == f"reply {item}" for item in items if item != "t7/0")
     assert sum("t7/0" in mortal.seen for mortal in herd) == 2 and len(pool.dispatch.credits) == 2
+    explained = [k for k, mortal in enumerate(herd) if mortal.dead]
+    assert sorted(pool.explained()) == explained and pool.explained() == [], "told once"
 
 
 def test_a_poisonous_prompt_takes_two_replicas_however_often_it_is_asked() -> None:

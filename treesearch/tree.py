@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from treesearch.types import Candidate, Expansion, Step, attempts
@@ -115,8 +115,7 @@ class Tree:
             self.ended[child] += 1
             self.visits[child] += 1
             self.total[child] += value
-            if value > self.best[child]:
-                self.best[child] = value
+            self.best[child] = max(self.best[child], value)
         if values:
             self._visit(node, values)
 
@@ -139,12 +138,6 @@ class Tree:
         return self.total[node] / self.visits[node]
 
     # Views
-
-    def ancestors(self, node: int) -> Iterator[int]:
-        """The node, its parent, ..., the root."""
-        while node >= 0:
-            yield node
-            node = self.parent[node]
 
     def path(self, node: int) -> tuple[Step, ...]:
         """Steps from the root down to this node."""
