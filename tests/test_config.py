@@ -263,3 +263,12 @@ def test_a_value_of_a_hundred_thousand_braces_is_refused_as_soon_as_it_is_too_de
     """PyYAML alone takes hours for it."""
     with pytest.raises(ConfigError, match="nested too deeply"):
         load(None, ["prompt.examples=" + "{" * 100_000])
+
+
+def test_an_override_that_no_command_line_would_take_is_refused_with_its_length() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--set 'prompt.template=xxx.*131,088 characters, at most 131,072; use a config file$"
+    ):
+        load(None, ["prompt.template=" + "x" * 131_072])
+    template = load(None, ["prompt.template=Q: {question}" + "x" * 100_000]).prompt.template
+    assert template is not None and len(template) == 100_013

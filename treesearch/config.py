@@ -35,6 +35,7 @@ from treesearch.types import Sampling
 
 Data = dict[str, Any]
 LONGEST, MOST, DEEPEST = 1_000_000, 10_000, 50  # characters of a config; its values, its levels
+ARGUMENT = 131_072  # characters of an override: Linux takes no longer argument of a command
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,10 @@ def parse_overrides(overrides: Iterable[str]) -> Data:
     for text in overrides:
         key, equals, value = text.partition("=")
         parts = key.strip().split(".")
+        if len(text) > ARGUMENT:
+            raise ConfigError(
+                f"--set {text[:60]!r}...: {len(text):,} characters, at most {ARGUMENT:,}; use a config file"
+            )
         if not equals or not all(parts):
             raise ConfigError(f"--set {text!r}: not of the form key=value, such as search.type=beam")
         at = layer
