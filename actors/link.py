@@ -158,7 +158,8 @@ class Link:
         for number, well, payload in replies:
             if number is None:
                 self.lose(ReplicaLost(f"its engine died: {payload}", "engine"))
-            elif well is None:
+                return
+            if well is None:
                 self._begin(number, payload)
                 continue
             reply = self._replies.pop(number, None)

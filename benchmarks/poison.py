@@ -77,17 +77,14 @@ class Outcome:
     restarts: int
 
 
-def config(
-    folder: Path, problems: int, simulations: int, replicas: int, silent: bool, poison: bool, *more: str
-) -> Config:
+def config(folder: Path, problems: int, simulations: int, replicas: int, poison: bool, *more: str) -> Config:
     """`problems` of them, one of which is poisonous or left out."""
     path = folder / f"{'poison' if poison else 'calm'}.jsonl"
     rows = [{"id": f"p{k}", "question": f"question {k}", "answer": str(k)} for k in range(problems)]
     rows[problems // 2]["question"] = POISON
     path.write_text("".join(json.dumps(row) + "\n" for row in rows if poison or row["question"] != POISON))
     return load(None, [
-        f"problems={path}", "task=plain", f"proposer={{type: 'benchmarks.poison:Mortal', silent: {silent}}}",
-        "scorer=simulated",
+        f"problems={path}", "task=plain", "proposer=benchmarks.poison:Mortal", "scorer=simulated",
         f"search={{type: mcts, simulations: {simulations}, parallel: 4, rollouts: 0}}",
         f"cluster={{proposers: {replicas}, scorers: 1}}", *more,
     ])  # fmt: skip
@@ -122,12 +119,10 @@ async def searched(config: Config, out: Path) -> Outcome:
     return Outcome(rows, ended - began, restarts)
 
 
-async def compared(
-    folder: Path, problems: int, simulations: int, replicas: int, silent: bool, *more: str
-) -> dict[str, Any]:
+async def compared(folder: Path, problems: int, simulations: int, replicas: int, *more: str) -> dict[str, Any]:
     """One round: harmless problems alone, then with the poisonous one among them."""
     calm, poisoned = [
-        await searched(config(folder, problems, simulations, replicas, silent, poison, *more), folder / f"out-{poison}")
+        await searched(config(folder, problems, simulations, replicas, poison, *more), folder / f"out-{poison}")
         for poison in (False, True)
     ]
     bad = poisoned.rows.pop(f"p{problems // 2}")
@@ -155,6 +150,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="more", help="a further setting of the runs")
     parser.add_argument("--json", type=Path, default=None, help="also write the rounds as JSON")
     args = parser.parse_args()
+    more = [*args.more, "proposer.silent=true"] if args.silent else args.more
     ray.init(address="local", include_dashboard=False, logging_level="WARNING", log_to_driver=False)
     print(
         f"SIMULATED models; {args.replicas} proposers, {os.cpu_count()} cores, {platform.machine()}, Ray {ray.__version__}"
@@ -162,11 +158,7 @@ def main() -> None:
     rounds = []
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            rounds.append(
-                asyncio.run(
-                    compared(Path(folder), args.problems, args.simulations, args.replicas, args.silent, *args.more)
-                )
-            )
+            rounds.append(asyncio.run(compared(Path(folder), args.problems, args.simulations, args.replicas, *more)))
         row = rounds[-1]
         lines = f"{row['equal']} of {row['of']}"
         print(f"{'without, s':>10} {'with, s':>8} {'loss':>7} {'equal lines':>12} {'restarts':>9}  the poisonous one")

@@ -260,7 +260,7 @@ def test_a_name_that_is_none_is_refused(name: str):
 
 
 def test_a_value_of_a_hundred_thousand_braces_is_refused_as_soon_as_it_is_too_deep() -> None:
-    """PyYAML alone takes hours for it."""
+    """PyYAML's own scanner takes a time that grows with the square of their number."""
     with pytest.raises(ConfigError, match="nested too deeply"):
         load(None, ["prompt.examples=" + "{" * 100_000])
 

@@ -14,12 +14,10 @@ from treesearch.errors import RequestError, RunError
 
 Call = Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
 Trial = Callable[[Sequence[Any], bool], Awaitable[Sequence[Any]]]
+Death = Literal["other", "silent", "engine"]  # of a replica, see ReplicaLost
 TRIES = 3  # of an item that fails by itself
 POISON = "poison: it was tried, and two replicas have died of which nothing else can have been the death"
 NOTHING = nullcontext()
-
-
-Death = Literal["other", "silent", "engine"]
 
 
 class ReplicaLost(Exception):

@@ -265,7 +265,7 @@ def _ends(found: Sample) -> dict[str, float]:
         def handed() -> None:
             for answer in found.answers:
                 store.lease(answer.problem.id)
-                seal([problem_row(answer.problem), *store.load(answer.problem.id)])
+                seal([problem_row(answer.problem), *store.frames(answer.problem.id)])
 
         results = Results(Path(folder))
         results.open()
@@ -277,7 +277,7 @@ def _ends(found: Sample) -> dict[str, float]:
         driver = best(handed) + best(lines)
         store.close()
     count, stats = len(found.answers), dict.fromkeys("abcdefghijk", 10**6)
-    poll = best(lambda: [unseal(seal([1, [], [], 3, stats, [], None])) for _ in range(1000)]) / 1000
+    poll = best(lambda: [unseal(seal([1, [], [], 3, stats, [], [], [], None])) for _ in range(1000)]) / 1000
     return {"manager": manager / count, "driver": driver / count, "line": len(sealed) / count, "poll": poll}
 
 
