@@ -143,8 +143,8 @@ def test_a_step_scorer_serves_as_outcome_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_mcts_and_beam_solve_95_of_the_100_test_puzzles_and_greedy_does_not(tmp_path: Path) -> None:
-    assert accuracy(tmp_path / "mcts") >= 0.95
+def test_beam_solves_95_of_the_100_test_puzzles_and_greedy_does_not(tmp_path: Path) -> None:
+    """That the default, mcts, does is checked where `make demo` is run: `.ci/run`."""
     assert accuracy(tmp_path / "beam", "search.type=beam", "search.beams=8", "search.branch=8") >= 0.95
     greedy = accuracy(tmp_path / "greedy", "search.type=sample", "search.n=1", "sampling.temperature=0")
     assert 0.05 <= greedy <= 0.5
