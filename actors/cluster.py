@@ -442,8 +442,11 @@ def _locked(bundles: Sequence[Bundle]) -> list[tuple[Bundle, Slot, asyncio.Lock]
 
 
 def _beside_driver() -> NodeAffinitySchedulingStrategy:
-    """The driver's machine, which must live as long as the run: as many managers as it has cores are safest there."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """The driver's machine, which must live as long as the run: as many managers as it has cores are safest there.
+
+    Not `soft`: Ray 2.60 then puts an actor elsewhere now and then, with the driver's machine idle.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _now() -> float:
