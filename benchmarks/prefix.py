@@ -99,11 +99,11 @@ def start(build: Any, watched: Watched) -> Any:
     vllm_engine.STAT_LOGGERS.clear()
     engine = backend.engine
     for name in ("generate", "encode"):
-        setattr(engine, name, _noting(getattr(engine, name), watched))
+        setattr(engine, name, noting(getattr(engine, name), watched))
     return backend
 
 
-def _noting(call: Any, watched: Watched) -> Any:
+def noting(call: Any, watched: Watched) -> Any:
     async def noted(ids: Sequence[int], *given: Any) -> Any:
         if watched.noting:
             watched.events.append((time.monotonic(), tuple(ids), False))

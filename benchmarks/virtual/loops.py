@@ -1,7 +1,6 @@
 """Ways to drive the same searches over the same SIMULATED engines: ours, by level with barriers, and one trace at once.
 
-The level loop is what public implementations do: it draws all that its searches ask for, then scores all of it in one
-go, then lets the searches choose. Its wishes, and so its trees, are those of the real manager.
+The level loop is `benchmarks.barrier`: what public implementations do.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from benchmarks.barrier import levels
 from benchmarks.virtual.engine import Request, Usage
 from benchmarks.virtual.models import Machine, Scattered, VirtualProposer, VirtualScorer
 from tests.simulation.loop import VirtualLoop
 from treesearch.algorithms.base import Search
-from treesearch.backends.base import Scored
 from treesearch.checker import Checker
 from treesearch.engine import Engine, Settings
 from treesearch.manager import Delivery, Manager, tokens_of
 from treesearch.tasks.plain import Plain
-from treesearch.types import Answer, Chain, Expansion, Job, Problem
+from treesearch.types import Answer, Expansion, Problem
 
 TASK = Plain()
 Traces = list[list[Request]]  # an engine each: proposers, then scorers
@@ -150,46 +149,15 @@ def by_level(machine: Machine, search: Search, asked: Sequence[Problem], togethe
     run = Run()
 
     async def main() -> None:
+        proposers = [VirtualProposer(e) for e in machine.proposers]
+        scorers = [VirtualScorer(e) for e in machine.scorers]
         for first in range(0, len(asked), together):
-            await _levels(machine, search, asked[first : first + together], run)
+            for answer in await levels(Manager(search), asked[first : first + together], proposers, scorers):
+                run.count(answer)
         run.seconds = asyncio.get_running_loop().time()
 
     virtually(main)
     return _ended(run, machine)
-
-
-async def _levels(machine: Machine, search: Search, group: Sequence[Problem], run: Run) -> None:
-    manager, home = Manager(search), {problem.id: k for k, problem in enumerate(group)}
-    proposers = [VirtualProposer(e) for e in machine.proposers]
-    scorers = [VirtualScorer(e) for e in machine.scorers]
-    jobs = [job for problem in group for job in manager.open(problem, 0.0).jobs]
-    while jobs:
-        drawn = await _on_all(jobs, home, [p.propose for p in proposers], jobs)
-        scored = await _on_all(jobs, home, [s.score for s in scorers], list(zip(jobs, drawn, strict=True)))
-        outcomes = [
-            manager.deliver(job.id, _reply(job, *it), 0.0) for job, *it in zip(jobs, drawn, scored, strict=True)
-        ]
-        jobs = [job for outcome in outcomes for job in outcome.jobs]
-    for problem in group:
-        run.count(manager.answer(problem.id, 0.0))
-
-
-async def _on_all(jobs: Sequence[Job], home: dict[str, int], calls: Sequence[Any], items: Sequence[Any]) -> list[Any]:
-    """Replies to the items of these jobs, in order, each from the replica its problem is bound to."""
-    places = [home[job.problem.id] % len(calls) for job in jobs]
-    replies = await asyncio.gather(
-        *(call([i for i, p in zip(items, places, strict=True) if p == k]) for k, call in enumerate(calls))
-    )
-    streams = [iter(found) for found in replies]
-    return [next(streams[place]) for place in places]
-
-
-def _reply(job: Job, chains: Sequence[Chain], scored: Scored) -> Expansion:
-    judged = tuple(
-        tuple(step.scored(value) for step, value in zip(c, values, strict=True))
-        for c, values in zip(chains, scored.scores, strict=True)
-    )
-    return Expansion(job.leaf, judged, scored=scored.tokens)
 
 
 def at_once(machine: Machine, traces: Traces) -> float:

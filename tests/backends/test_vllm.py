@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.processes import family
 from tests.backends.models import job, save, steps
 from treesearch import problems
 from treesearch.backends import vllm_engine
@@ -229,6 +230,11 @@ def assert_alike(loop: asyncio.Runner, mine: Any, other: Any, items: Any) -> Non
     finally:
         loop.run(mine.close())
         loop.run(other.close())
+
+
+def test_an_engine_on_a_cpu_is_one_process(proposer: Any) -> None:
+    (engine,) = proposer.engine.llm.engine_core.resources.engine_manager.processes
+    assert family(engine.pid) == []
 
 
 def test_a_dead_engine_is_an_error_of_every_item_and_shows(loop: asyncio.Runner, prm: Any, proposer: Any) -> None:

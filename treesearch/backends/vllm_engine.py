@@ -22,6 +22,7 @@ from treesearch.errors import ConfigError, RequestError
 TESTED = ("0.32",)
 MEANT = ("0.26", "0.33")  # from, to
 CPU_CACHE = 1 << 30  # bytes of keys and values on a CPU, where vLLM would take a share of all memory
+BINDING, FREE = "VLLM_CPU_OMP_THREADS_BIND", "nobind"  # threads of an engine on a CPU: bound to which cores, or to none
 CPU_BLOCK = (
     32  # tokens a block on a CPU, the smallest that vLLM's kernel takes; its default of 128 caches no short step
 )
@@ -138,6 +139,8 @@ def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: 
         "use_tqdm_on_load": False,
         "seed": 0,
     }
+    if cpu and spec.tensor_parallel_size == 1 and os.environ.get(BINDING) == FREE:
+        given["distributed_executor_backend"] = in_its_own_process()
     if cpu:  # proposer and scorer run side by side: with a thread per core each, they would fight
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     if cpu and spec.gpu_memory_utilization is None and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
@@ -151,12 +154,25 @@ def configure(runner: Runner, spec: EngineSpec, name: str, context: int, share: 
     return AsyncEngineArgs(**{key: value for key, value in given.items() if key in known and value is not None})
 
 
+def in_its_own_process() -> Any:
+    """The executor that runs the model in the engine's process; None where vLLM has none.
+
+    On a CPU vLLM takes another process for the model, even where it is told "uni", to bind the threads of OpenMP. Where
+    none are bound, that only makes the start twice as long and lets the engine spin while the model runs.
+    """
+    try:
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
+    except ImportError:
+        return None
+    return UniProcExecutor
+
+
 def quiet() -> None:
     """Before vLLM is imported: its log goes to standard error, which is not ours to write answers on; engines that share
     a CPU do not pin their threads to the same cores. What the user has set stays."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault(BINDING, FREE)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
