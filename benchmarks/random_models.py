@@ -17,6 +17,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     # config.json of Qwen2.5-0.5B; 160,000 words instead of its 151,936 tokens
     "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
              "num_key_value_heads": 2, "letters": "abcdefghijklmnopqrst", "length": 4},
+    # that of Qwen2.5-1.5B
+    "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+             "num_key_value_heads": 2, "letters": "abcdefghijklmnopqrst", "length": 4},
 }  # fmt: skip
 
 
