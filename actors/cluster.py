@@ -28,9 +28,8 @@ from actors.placement import Bundle, Slot, plan
 from actors.proposer import Proposer
 from actors.scorer import Scorer
 from treesearch.config import Config
-from treesearch.engine import Stats
 from treesearch.errors import ConfigError, RunError
-from treesearch.manager import add
+from treesearch.manager import Stats, add
 from treesearch.pool import Death
 from treesearch.results import Row
 from treesearch.run import Todo, hit_rate

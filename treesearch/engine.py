@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Protocol
 
 from treesearch.algorithms.base import Search
@@ -44,17 +45,6 @@ class Settings:
     seed: int = 0
     timeout: float | None = None  # seconds for one request to a replica
     thinking: bool = False  # whether there is no answer before the thought is over
-
-
-@dataclass(slots=True)
-class Stats:
-    """Live counters of a run; tokens are None once a backend did not say."""
-
-    expansions: int = 0
-    generated: int | None = 0
-    scored: int | None = 0
-    failed: int = 0  # expansions that ended in an error
-    scores: int = 0  # steps scored by this process
 
 
 class Journal(Protocol):
@@ -103,7 +93,7 @@ class Engine:
         self.proposers = Pool([proposer_replica(p) for p in proposers], s.timeout)
         self.scorers = Pool([scorer_replica(p) for p in scorers], s.timeout) if scorers is not None else None
         self.outcomes = Pool([scorer_replica(p) for p in outcomes], s.timeout) if outcomes is not None else None
-        self.stats = Stats()
+        self.stats = self.manager.stats
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running: Counter[str] = Counter()  # requests of a problem that have not come back
         self._delivered: Counter[str] = Counter()
@@ -184,7 +174,6 @@ class Engine:
         journal, close = self._journalled(problem.id)
         outcome = self.manager.open(problem, self.clock(), journal, close)
         self._delivered[problem.id] = len(journal)
-        self._count(journal)
         if close is not None and outcome.ended:
             self._finish(self.manager.answer(problem.id, self.clock(), close.seconds))
             return
@@ -323,15 +312,7 @@ class Engine:
 
     # Journal and answers
 
-    def _count(self, replies: Sequence[Reply]) -> None:
-        for reply in replies:
-            self.stats.expansions += 1
-            self.stats.failed += reply.expansion.error is not None
-            self.stats.generated = add(self.stats.generated, tokens_of(reply.expansion))
-            self.stats.scored = add(self.stats.scored, reply.expansion.scored)
-
     def _journal(self, problem_id: str, replies: Sequence[Reply]) -> None:
-        self._count(replies)
         if self.store is None:
             return
         for reply in replies:
@@ -465,7 +446,7 @@ def _with_scores(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> 
 
 
 def _with_score(step: Step, score: float) -> Step:
-    if not isinstance(score, (int, float)) or not finite(score):
+    if not isinstance(score, (int, float)) or not isfinite(score):
         raise ValueError(f"the scorer gave {score!r} as a score; scores must be finite numbers")
     return step.scored(float(score))
 

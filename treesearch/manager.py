@@ -61,6 +61,17 @@ class Close:
 
 
 @dataclass(slots=True)
+class Stats:
+    """Live counters of a run; tokens are None once a backend did not say."""
+
+    expansions: int = 0
+    generated: int | None = 0
+    scored: int | None = 0
+    failed: int = 0  # expansions that ended in an error
+    scores: int = 0  # steps scored by this process
+
+
+@dataclass(slots=True)
 class Outcome:
     """What a call to the manager leads to: jobs to send, jobs nobody wants any more, a row for the journal, an end."""
 
@@ -130,6 +141,7 @@ class Manager:
         self.seed = seed
         self.forms = forms
         self.live: dict[str, Live] = {}
+        self.stats = Stats()
         self.opened = 0
         self.logprobs = bool(getattr(search, "reads_logprobs", False))
 
@@ -254,10 +266,12 @@ class Manager:
 
     def _feed(self, live: Live, seq: int, reply: Expansion) -> None:
         del live.outstanding[seq]
-        live.expansions += 1
         live.failure = reply.error or live.failure
-        live.generated = add(live.generated, tokens_of(reply))
-        live.scored = add(live.scored, reply.scored)
+        self.stats.failed += reply.error is not None
+        tokens, run = tokens_of(reply), self.stats
+        live.expansions, run.expansions = live.expansions + 1, run.expansions + 1
+        live.generated, run.generated = add(live.generated, tokens), add(run.generated, tokens)
+        live.scored, run.scored = add(live.scored, reply.scored), add(run.scored, reply.scored)
         grown = len(live.tree)
         self._resume(live, reply)
         if self._sure(live, grown) and live.stopped is None:
@@ -359,7 +373,13 @@ def add(a: int | None, b: int | None) -> int | None:
 
 def tokens_of(expansion: Expansion) -> int | None:
     """Generated tokens of a reply; None if a count is unknown."""
-    return total([step.tokens for chain in expansion.chains for step in chain])
+    known = 0
+    for chain in expansion.chains:
+        for step in chain:
+            if step.tokens is None:
+                return None
+            known += step.tokens
+    return known
 
 
 def total(counts: Iterable[int | None]) -> int | None:

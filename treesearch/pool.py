@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ Trial = Callable[[Sequence[Any], bool], Awaitable[Sequence[Any]]]
 Death = Literal["other", "silent", "engine"]  # of a replica, see ReplicaLost
 TRIES = 3  # of an item that fails by itself
 POISON = "poison: it was tried, and two replicas have died of which nothing else can have been the death"
-NOTHING = nullcontext()
+AGAIN = object()  # instead of a reply
 
 
 class ReplicaLost(Exception):
@@ -112,22 +111,13 @@ class Pool:
         failures = 0
         while True:
             trial = self._suspects.get(kin)
-            async with trial or NOTHING:
-                if item_id in self._unwanted:
-                    raise RequestError("nobody wants it any more")
-                if kin in self._blame.poison:
-                    raise RequestError(POISON)
-                if self._suspects.get(kin) is not trial:
-                    continue  # cleared or held meanwhile
-                number = await self._slot(item_id, kin, suspect=trial is not None)
-                if number == NOWHERE:
-                    continue
-                if self._suspects.get(kin) is not trial or kin in self._blame.held or kin in self._blame.poison:
-                    self.dispatch.done(number, item_id)  # known meanwhile: not this way
-                    self._send()
-                    continue
-                reply = await self._call(number, item_id, item, kin, trial is not None)
-                self._learn(number, item_id, kin, reply, trial is not None)
+            if trial is None:
+                reply = await self._once(item_id, item, kin, None)
+            else:
+                async with trial:
+                    reply = await self._once(item_id, item, kin, trial)
+            if reply is AGAIN:
+                continue
             if not isinstance(reply, Exception):
                 return reply
             if item_id in self._unwanted:
@@ -137,6 +127,25 @@ class Pool:
                 if isinstance(reply, RequestError | RunError) or failures == TRIES:
                     raise reply
             self.retries += 1
+
+    async def _once(self, item_id: str, item: Any, kin: Kin, trial: asyncio.Lock | None) -> Any:
+        """A reply or the exception that is its reply; AGAIN, if it became known meanwhile that this is not the way."""
+        if item_id in self._unwanted:
+            raise RequestError("nobody wants it any more")
+        if kin in self._blame.poison:
+            raise RequestError(POISON)
+        if self._suspects.get(kin) is not trial:
+            return AGAIN  # cleared or held meanwhile
+        number = await self._slot(item_id, kin, suspect=trial is not None)
+        if number == NOWHERE:
+            return AGAIN
+        if self._suspects.get(kin) is not trial or kin in self._blame.held or kin in self._blame.poison:
+            self.dispatch.done(number, item_id)
+            self._send()
+            return AGAIN
+        reply = await self._call(number, item_id, item, kin, trial is not None)
+        self._learn(number, item_id, kin, reply, trial is not None)
+        return reply
 
     def _learn(self, number: int, item_id: str, kin: Kin, reply: Any, tried: bool) -> None:
         """What a reply says of who kills replicas."""
@@ -190,11 +199,15 @@ class Pool:
         self._running[item_id] = number
         replica = self.replicas[number]
         try:
-            async with asyncio.timeout(self.timeout) if self.timeout is not None else NOTHING:
-                if tried and replica.trial is not None:
-                    (reply,) = await replica.trial([item], kin in self._blame.doubted)
-                else:
-                    (reply,) = await replica.call([item])
+            if tried and replica.trial is not None:
+                call = replica.trial([item], kin in self._blame.doubted)
+            else:
+                call = replica.call([item])
+            if self.timeout is None:
+                (reply,) = await call
+            else:
+                async with asyncio.timeout(self.timeout):
+                    (reply,) = await call
         except Exception as error:  # a backend that raises for the whole call fails each of its items
             return error
         finally:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = 0
 LEAST = array("d", [float("-inf")])
+CHILDLESS: list[int] = []  # of every leaf: most nodes are leaves, and a list of its own is half of what a node takes
 TRIES = 3  # a failed expansion is asked again up to twice before its leaf closes
 
 
@@ -30,7 +31,7 @@ class Tree:
         self.steps: list[Step | None] = [None]
         self.parent = array("q", [-1])
         self.depth = array("q", [0])  # steps from the root
-        self.children: list[list[int]] = [[]]
+        self.children: list[list[int]] = [CHILDLESS]
         self.visits = array("q", [0])
         self.ended = array("q", [0])  # visits whose value was backed up from here
         self.total = array("d", [0.0])  # sum of backed-up values
@@ -61,20 +62,24 @@ class Tree:
         if not expansion.chains:
             self.closed[leaf] = 1
         steps, parent, depth, children, closed = self.steps, self.parent, self.depth, self.children, self.closed
-        size, tips = len(steps), []
+        size = node = len(steps)
+        tips = []
         for chain in expansion.chains:
-            at = leaf
+            at, level = leaf, depth[leaf]
             for step in chain:
-                node = len(steps)
+                level += 1
                 steps.append(step)
                 parent.append(at)
-                depth.append(depth[at] + 1)
-                children.append([])
-                children[at].append(node)
+                depth.append(level)
+                children.append(CHILDLESS)
+                if children[at]:
+                    children[at].append(node)
+                else:
+                    children[at] = [node]
                 closed.append(step.finish != "step")
-                at = node
+                at, node = node, node + 1
             tips.append(at)
-        self._extend(len(steps) - size)
+        self._extend(node - size)
         return tips
 
     def _extend(self, count: int) -> None:

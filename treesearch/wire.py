@@ -7,7 +7,6 @@ unpacked, and every field of a row for its type and range. What does not fit is 
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any, NoReturn, get_args
 import msgpack
 
 from treesearch.errors import FrameError, RemoteError, RequestError, RunError
-from treesearch.types import Chain, Expansion, Finish, Job, Problem, Sampling, Step, Stopped, Until
+from treesearch.types import Chain, Expansion, Finish, Job, Problem, Sampling, Step, Stopped, Until, made
 
 VERSION = 2
 LONGEST_FRAME = 1 << 28  # bytes
@@ -27,10 +26,6 @@ LIMITS: dict[str, int] = {"max_str_len": LONGEST_TEXT, "max_bin_len": LONGEST_FR
 FINISHES, UNTILS, STOPPED = frozenset(get_args(Finish)), frozenset(get_args(Until)), frozenset(get_args(Stopped))
 SCORES = frozenset({"step", "siblings", None})
 NUMBER = (float, int)
-_new = object.__new__
-_text, _ids, _tokens, _logprob, _score, _finish, _answer, _canonical, _outcome, _proposer = (
-    Step.__dict__[field.name].__set__ for field in dataclasses.fields(Step)
-)
 
 
 def seal(value: Any) -> bytes:
@@ -97,11 +92,7 @@ def step_of(row: Sequence[Any]) -> Step:
         good = False
     if not good:
         wrong("step", row)
-    step = _new(Step)  # with the setters of its slots: a frozen dataclass takes twice as long to make itself
-    _text(step, text), _ids(step, ids), _tokens(step, tokens), _logprob(step, logprob), _score(step, score)
-    _finish(step, finish), _answer(step, answer), _canonical(step, canonical)
-    _outcome(step, outcome), _proposer(step, proposer)
-    return step
+    return made(row)
 
 
 def chain_rows(chains: Sequence[Chain]) -> list[list[tuple[Any, ...]]]:
