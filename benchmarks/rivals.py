@@ -1,7 +1,7 @@
 """What others do with simulations in flight: MCTS that differs from ours in nothing else, for comparison.
 
-Both let simulations meet at a leaf that waits for its reply: it is rolled out from once more, or expanded once more where
-there are no rollouts. With one simulation in flight each grows the tree that ours grows.
+`VirtualLoss` and `LeafBatch` let simulations meet at a leaf that waits for its reply: it is rolled out from once more, or
+expanded once more where there are no rollouts. With one simulation in flight each grows the tree that ours grows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,14 @@ from treesearch.algorithms.base import Wishes
 from treesearch.algorithms.mcts import MCTS, Simulations, uct
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand, Expansion
+
+
+@dataclass(frozen=True)
+class WUUCT(MCTS):
+    """As published (arXiv 1810.11755): visits in flight count among all visits, and leave a child's value alone."""
+
+    def search(self, tree: Tree) -> Wishes:
+        return _Unmixed(self, tree).run()
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,11 @@ class LeafBatch(MCTS):
 
     def search(self, tree: Tree) -> Wishes:
         return _Blind(self, tree).run()
+
+
+class _Unmixed(Simulations):
+    def q(self, node: int, children: Sequence[int]) -> list[float]:
+        return self.observed(children)
 
 
 class _Meeting(Simulations):
@@ -64,4 +77,4 @@ class _Blind(_Meeting):
     def worth(self, node: int, alive: Sequence[int]) -> list[float]:
         visits, c = self.tree.visits, self.rules.c
         parent = max(1, visits[node])
-        return uct(self.q(alive), parent, [visits[child] for child in alive], c)
+        return uct(self.observed(alive), parent, [visits[child] for child in alive], c)

@@ -11,6 +11,7 @@ from tests.algorithms.driver import Expander, FakeModel, check_statistics, run
 from treesearch.algorithms import MCTS, Widening
 from treesearch.algorithms.mcts import Simulations
 from treesearch.tree import ROOT, Tree
+from treesearch.types import Expansion, Step
 
 
 def plain(**given: Any) -> MCTS:
@@ -145,9 +146,26 @@ def test_visits_in_flight_are_those_that_the_replies_bring() -> None:
     assert (tree.visits[ROOT], tree.held[ROOT], [tree.held[wish.leaf] for wish in wishes]) == (4, 8, [4, 4])
 
 
-def test_a_visit_in_flight_counts_as_a_virtual_loss() -> None:
-    tree = run(plain(simulations=1, rollouts=0, branch=1, merge=False), FakeModel())
-    tree.hold(1)
-    value = tree.mean(1)
-    assert Simulations(plain(), tree).q([1]) == [value]
-    assert Simulations(plain(virtual_loss=-1.0), tree).q([1]) == [pytest.approx((value - 1) / 2)]
+def in_flight(score: float | None, **given: Any) -> Simulations:
+    """Two children: one visited with 0.9 and 0.7, and with two visits in flight, its sibling with 0.3."""
+    tree = Tree(0)
+    tree.grow(Expansion(ROOT, ((Step("a", score=score),), (Step("b", score=score),), (Step("c", score=score),))))
+    for child, value in ((1, 0.9), (1, 0.7), (2, 0.3)):
+        tree.backup(child, value)
+    tree.hold(1, 2)
+    return Simulations(plain(**given), tree)
+
+
+def test_a_visit_in_flight_counts_as_the_mean_of_the_parent_or_as_a_virtual_loss() -> None:
+    mean = 1.9 / 3
+    assert in_flight(None).q(ROOT, [1, 2]) == pytest.approx([(1.6 + 2 * mean) / 4, 0.3])
+    assert in_flight(None, virtual_loss=-1.0).q(ROOT, [1, 2]) == pytest.approx([(1.6 - 2) / 4, 0.3])
+    assert in_flight(None, backup="max").q(ROOT, [1, 2]) == [0.9, 0.3]
+    assert in_flight(None).observed([1, 2]) == pytest.approx([0.8, 0.3])
+
+
+@pytest.mark.parametrize(("score", "value"), [(None, 1.9 / 3), (0.5, (0.5 + 1.9 / 3) / 2)])
+def test_before_the_first_visit_a_step_score_counts_as_one(score: float | None, value: float) -> None:
+    run = in_flight(score)
+    run.tree.hold(3)
+    assert run.q(ROOT, [3]) == pytest.approx([value])

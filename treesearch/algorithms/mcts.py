@@ -33,7 +33,7 @@ class MCTS:
     the answer `rollouts` times; each end is a visit (with 0 rollouts each new child is one). A node has at most
     `max_children` children, more than `branch` only where all others are exhausted or `widening` allows it. `value`
     weighs step score and outcome of an end (weights sum to 1; an end without outcome counts its step score).
-    `virtual_loss` counts a visit in flight as one of this value instead. `merge` closes new children equal to a
+    A visit in flight counts as one that brings its parent's mean, or `virtual_loss`. `merge` closes new children equal to a
     sibling.
     """
 
@@ -247,7 +247,7 @@ class Simulations:
         if self.means:
             return uct_of_means(self.tree, node, alive, self.rules.c)
         visits, held, c = self.tree.visits, self.tree.held, self.rules.c
-        q, parent, n = self.q(alive), visits[node] + held[node], [visits[child] + held[child] for child in alive]
+        q, parent, n = self.q(node, alive), visits[node] + held[node], [visits[child] + held[child] for child in alive]
         if self.rules.selection == "uct":
             return uct(q, parent, n, c)
         duplicates = self.duplicates.get(node, ())
@@ -255,20 +255,36 @@ class Simulations:
         prior = dict(zip(siblings, self.priors(siblings), strict=True))
         return puct(q, [prior[child] for child in alive], parent, n, c)
 
-    def q(self, nodes: Sequence[int]) -> list[float]:
-        """Of each, mean (or maximum) of observed values; the step score before the first, and the virtual loss mixed in."""
-        tree, visits, held, loss = self.tree, self.tree.visits, self.tree.held, self.rules.virtual_loss
-        if self.rules.backup == "max":
-            observed = [tree.best[node] if visits[node] else tree.score(node) for node in nodes]
-        else:
-            total = tree.total
-            observed = [total[node] / visits[node] if visits[node] else tree.score(node) for node in nodes]
-        if loss is None:
+    def q(self, node: int, children: Sequence[int]) -> list[float]:
+        """Of each child: its observed value, mixed with what its visits in flight are expected to bring.
+
+        Each counts as `virtual_loss`, or as the mean of the children's `node`, so that a child which was lucky so far does
+        not draw all that is in flight. With `backup` max and no virtual loss they do not count.
+        """
+        tree, held, expected = self.tree, self.tree.held, self.rules.virtual_loss
+        observed = self.observed(children)
+        if expected is None and self.rules.backup == "mean" and tree.visits[node]:
+            expected = tree.mean(node)
+        if expected is None:
             return observed
         return [
-            (visits[node] * q + held[node] * loss) / (visits[node] + held[node]) if held[node] else q
-            for node, q in zip(nodes, observed, strict=True)
+            self.mixed(child, value, expected) if held[child] else value
+            for child, value in zip(children, observed, strict=True)
         ]
+
+    def mixed(self, node: int, observed: float, expected: float) -> float:
+        """The mean of a node's visits, those in flight at `expected` each; before the first a step score counts as one."""
+        step: Any = self.tree.steps[node]
+        n, o = self.tree.visits[node] or step.score is not None, self.tree.held[node]
+        return (n * observed + o * expected) / (n + o)
+
+    def observed(self, nodes: Sequence[int]) -> list[float]:
+        """Of each, mean (or maximum) of the values backed up; the step score before the first."""
+        tree, visits = self.tree, self.tree.visits
+        if self.rules.backup == "max":
+            return [tree.best[node] if visits[node] else tree.score(node) for node in nodes]
+        total = tree.total
+        return [total[node] / visits[node] if visits[node] else tree.score(node) for node in nodes]
 
     def priors(self, nodes: Sequence[int]) -> list[float]:
         """PUCT's P: softmax over siblings of the log-probability per token; uniform where one is unknown."""
