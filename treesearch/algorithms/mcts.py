@@ -85,7 +85,6 @@ class Simulations:
         self.duplicates: dict[int, set[int]] = {}
         self.exhausted: set[int] = set()
         self.alive: dict[int, list[int]] = {}
-        self.means = rules.selection == "uct" and rules.backup == "mean" and rules.virtual_loss is None
         self.steps, self.outcome = (rules.value.get(part, 0.0) for part in ("steps", "outcome"))  # weights of an end
 
     # Simulations: select, expand, roll out
@@ -244,8 +243,6 @@ class Simulations:
 
     def worth(self, node: int, alive: Sequence[int]) -> list[float]:
         """What selection maximises, for each child that is `alive`: the formula's value."""
-        if self.means:
-            return uct_of_means(self.tree, node, alive, self.rules.c)
         visits, held, c = self.tree.visits, self.tree.held, self.rules.c
         q, parent, n = self.q(node, alive), visits[node] + held[node], [visits[child] + held[child] for child in alive]
         if self.rules.selection == "uct":
@@ -265,7 +262,7 @@ class Simulations:
         observed = self.observed(children)
         if expected is None and self.rules.backup == "mean" and tree.visits[node]:
             expected = tree.mean(node)
-        if expected is None:
+        if expected is None or not held[node]:  # what is in flight below a child is so below its parent
             return observed
         return [
             self.mixed(child, value, expected) if held[child] else value
@@ -310,22 +307,6 @@ def uct(q: Sequence[float], parent: int, n: Sequence[int], c: float) -> list[flo
     """Q + c sqrt(ln(N + O) / (n + o)) of siblings; `parent` is N + O, `n` is n + o. Infinite before the first visit."""
     log_parent = log(parent) if parent else 0.0
     return [value + c * sqrt(log_parent / count) if count else inf for value, count in zip(q, n, strict=True)]
-
-
-def uct_of_means(tree: Tree, node: int, children: Sequence[int], c: float) -> list[float]:
-    """`uct` of the children's means (their step scores before the first visit): in one pass, a third of the time."""
-    visits, held, total = tree.visits, tree.held, tree.total
-    parent = visits[node] + held[node]
-    log_parent = log(parent) if parent else 0.0
-    worth = []
-    for child in children:
-        observed = visits[child]
-        if count := observed + held[child]:
-            q = total[child] / observed if observed else tree.score(child)
-            worth.append(q + c * sqrt(log_parent / count))
-        else:
-            worth.append(inf)
-    return worth
 
 
 def puct(q: Sequence[float], p: Sequence[float], parent: int, n: Sequence[int], c: float) -> list[float]:
