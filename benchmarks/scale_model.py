@@ -41,11 +41,9 @@ GAIN = 0.05  # a part that, twice as fast, brings less is no bottleneck
 SILENCE = Settings().silence  # s, after which a manager or a replica is taken for dead
 CHANGES: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "counters of lines in one poll of 100": {"usage": 0.01},
-    "and rows stored as the frames they come in": {"usage": 0.01, "frames": True},
-    "and four stores": {"usage": 0.01, "frames": True, "stores": 4},
-    "and lines to 64 replicas": {"usage": 0.01, "frames": True, "stores": 4, "reach": 64},
-    "and gaps of 0.2 s": {"usage": 0.01, "frames": True, "stores": 4, "reach": 64, "gap": 0.2},
+    "four stores": {"stores": 4},
+    "and lines to 64 replicas": {"stores": 4, "reach": 64},
+    "and gaps of 0.2 s": {"stores": 4, "reach": 64, "gap": 0.2},
 }
 SMALLEST = ((1, 1, 2), (1, 1, 8), (2, 1, 8), (2, 2, 4))  # GPUs, managers and live trees of each, to be checked
 Row = dict[str, Any]
@@ -152,12 +150,12 @@ def together_in_one(spec: str, count: int) -> Seen:
         return seen[-1].since(seen[0])
 
 
-def against(kept: Kept, measured: Sequence[Row], managers: int, cores: int) -> list[Row]:
-    """Rows of `benchmarks.cluster` that were not paced, against the prediction for a machine of so many cores."""
+def against(kept: Kept, measured: Sequence[Row], cores: int) -> list[Row]:
+    """Rows of `benchmarks.cluster` under load, against the prediction for a machine of so many cores."""
     found = []
     for row in (row for row in measured if not row["pace"]):
-        rate, calls = together(kept.null, row["replicas"], managers, float(cores), NullProposer.max_jobs)
-        found.append({"what": f"{row['replicas']} replicas, {cores} cores, Ray", "clock": "wall",
+        rate, calls = together(kept.null, row["replicas"], row["managers"], float(cores), NullProposer.max_jobs)
+        found.append({"what": f"{row['managers']} managers, {row['replicas']} replicas, {cores} cores, Ray", "clock": "wall",
                       **compared(rate, calls, row["rate"], row["calls"] * row["rate"])})  # fmt: skip
     return found
 
@@ -170,7 +168,7 @@ def together(
     What is in flight waits for the processor: the more there is, the later a line calls again.
     """
     lines = 2 * replicas * managers
-    each = c.manager + c.replica + c.opening + c.unpacking + c.packing + c.store
+    each = c.manager + c.replica + c.opening + c.store
     each += (c.manager_problem + c.driver_problem) / c.expansions
     call = c.manager_call + c.replica_call + ray * (c.ray["caller"] + c.ray["callee"])
     poll = c.manager_poll + c.driver_poll + ray * (c.ray["caller"] + c.ray["callee"])
@@ -225,7 +223,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="write what is measured to --costs, and do nothing else")
     parser.add_argument("--changes", action="store_true")
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--against", type=Path, help="one manager, on a machine of as many cores as this one")
+    parser.add_argument("--against", type=Path, help="found on a machine of as many cores as this one")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.measure:
@@ -236,7 +234,7 @@ def main() -> None:
     if args.check:
         table = [*on_virtual_clock(kept), *on_one_core()]
     elif args.against:
-        table = against(kept, json.loads(args.against.read_text())["rows"], 1, os.cpu_count() or 1)
+        table = against(kept, json.loads(args.against.read_text())["rows"], os.cpu_count() or 1)
     elif args.changes:
         table = changed(kept, args.gpus[-1], args.managers, args.problems[-1])
     else:

@@ -15,7 +15,7 @@ from treesearch.algorithms import SEARCHES
 from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Manager, Reply
 from treesearch.salvage import damage
-from treesearch.store import Store, pack_reply, packed, unpack_reply
+from treesearch.store import Store, pack_close, pack_reply, packed, unpack_reply
 from treesearch.types import Expansion, Step
 from treesearch.wire import seal
 
@@ -168,8 +168,7 @@ def flipped(frame: bytes) -> bytes:
     (lambda p, k, reply, frame, epoch: (p, k, reply, frame, True), "no row: 5 fields"),
     (lambda *row: row[:4], "no row: 4 fields"),
     (lambda *row: None, "no row: NoneType"),
-    (lambda *row: packed(("p0", 2, Close("finished", 1.0, 0), 1))[:1] + (3,) + packed(
-        ("p0", 2, Close("finished", 1.0, 0), 1))[2:], "p0, row 3, .*: it ended after 2 replies, of which 3 are here"),
+    (lambda p, *_: (p, 3, False, pack_close(Close("finished", 1.0, 0), 2), 1), "row 3, .*: it ended after 2 replies, of"),
 ])  # fmt: skip
 def test_a_row_that_is_damaged_is_named_and_nothing_of_its_batch_is_written(
     tmp_path: Path, journal: list[Reply], spoil: Any, said: str

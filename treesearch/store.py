@@ -173,7 +173,7 @@ class Store:
         """What SQLite cannot write as a RunError, with nothing half written."""
         try:
             yield
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:  # the last two: no whole number, no text of its
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:  # a number beyond 64 bits, text that is no UTF-8
             self._note_damage(error)
             with suppress(sqlite3.Error):  # some errors have rolled back already, and a dead disk refuses
                 db.execute("ROLLBACK")
@@ -259,8 +259,9 @@ def _cannot_open(path: Path, error: Exception) -> RunError:
 def packed(row: Row) -> Packed:
     """A row as it is written, and as it travels to whoever writes it."""
     problem, k, what, epoch = row
-    is_reply = isinstance(what, Reply)
-    return problem, k, is_reply, pack_reply(what) if is_reply else pack_close(what, k), epoch
+    if isinstance(what, Reply):
+        return problem, k, True, pack_reply(what), epoch
+    return problem, k, False, pack_close(what, k), epoch
 
 
 def checked(row: Any) -> Packed:

@@ -122,7 +122,9 @@ def test_a_manager_that_was_given_up_drops_what_another_has(tmp_path: Path) -> N
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_damaged_row_of_a_manager_ends_the_run_and_is_not_written(tmp_path: Path, damaged: bool) -> None:
     store = Store.open(tmp_path / "run.db", "a")
-    cluster = Cluster(load(None, ["proposer=simulated", "scorer=simulated"]), load_task("plain"), store, lambda text: None)
+    cluster = Cluster(
+        load(None, ["proposer=simulated", "scorer=simulated"]), load_task("plain"), store, lambda text: None
+    )
     cluster._returned.extend(problems(1))
     cluster._unread, cluster._under_way = 0, 1
     journal = [Reply(k, k, 0.5, Expansion(0, error="none")) for k in range(2)]
