@@ -7,7 +7,7 @@ users have it). Three questions, each of every number of replicas and managers:
 
 - load: models answer at once, so all processes share the machine's cores. What do they do together?
 - paced: about R expansions a second of all, held there by a delay in the proposer, where pressure alone batches no messages.
-- weak: a delay by which each proposer, its 256 slots full, does R a second and no more, as an engine does. Do so many do so
+- weak: a delay by which each proposer, its 64 slots full, does R a second and no more, as an engine does. Do so many do so
   many times as much? `of one` is that share. Ask where the cores carry the sum: it is of the machinery and not of the cores.
 
 Counted from when all replicas are ready, in the middle of a run. `us`: processor time of an expansion, by process.
@@ -27,15 +27,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.overhead import NullProposer
 from benchmarks.processes import family, role, usage
 from treesearch.config import Config, load
 from treesearch.run import run
 
 SEARCH = "search={type: mcts, simulations: 64, parallel: 8, branch: 4, rollouts: 0, widening: null}"
 PARALLEL, EXPANSIONS = 8, 64  # of a search: at a time, and of all
-SLOTS = NullProposer.max_jobs  # of a replica
-SECONDS = 60  # of a run in `weak`
+SLOTS = 64  # of a replica in `weak`
+SECONDS = 40  # of a run in `weak`
 LOOK = 0.5  # seconds between two looks at the run
 PARTS = ("driver", "manager", "proposer", "scorer")
 Seen = tuple[float, int, int, dict[int, tuple[str, float]]]  # time, expansions, calls, process -> its part, seconds
@@ -55,7 +54,7 @@ def asked(mode: str, pace: float, replicas: int, problems: int) -> tuple[float, 
     if mode == "weak":
         limit = round(replicas * pace * SECONDS / EXPANSIONS)
         trees = replicas * SLOTS * 3 // 2 // PARALLEL  # they ask for half as much again
-        return SLOTS / pace, [f"engine.trees={trees}", f"limit={limit}"]
+        return SLOTS / pace, [f"proposer.max_jobs={SLOTS}", f"engine.trees={trees}", f"limit={limit}"]
     if mode == "paced":  # by Little's law: 8 jobs in flight a tree, half of their time under way between processes
         return 0.25, [f"engine.trees={round(pace / PARALLEL / 2)}", "limit=500"]
     return 0.0, [f"limit={problems + 250 * replicas}"]
