@@ -22,7 +22,6 @@ import os
 import platform
 import tempfile
 import time
-from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -79,11 +78,11 @@ async def measured(config: Config, out: Path) -> dict[str, Any]:
             samples.append((time.monotonic(), driver.stats.expansions, driver.calls, spent()))
     await work
     (t0, e0, c0, s0), (t1, e1, c1, s1) = samples[len(samples) // 10], samples[-1 - len(samples) // 10]
-    parts = Counter[str]()
+    parts = dict.fromkeys((*PARTS, "ray"), 0.0)
     for pid, (part, seconds) in s1.items():
-        parts[part] += seconds - s0.get(pid, (part, seconds))[1]  # type: ignore[assignment]
+        parts[part] += seconds - s0.get(pid, (part, seconds))[1]
     return {"expansions": e1 - e0, "seconds": t1 - t0, "rate": (e1 - e0) / (t1 - t0), "calls": (c1 - c0) / (e1 - e0),
-            "us": {part: 1e6 * parts[part] / (e1 - e0) for part in (*PARTS, "ray")}}  # fmt: skip
+            "us": {part: 1e6 * seconds / (e1 - e0) for part, seconds in parts.items()}}  # fmt: skip
 
 
 def spent() -> dict[int, tuple[str, float]]:
