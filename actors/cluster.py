@@ -33,8 +33,7 @@ from treesearch.manager import Stats, add
 from treesearch.pool import Death
 from treesearch.results import Row
 from treesearch.run import Todo, hit_rate
-from treesearch.store import Row as Committed
-from treesearch.store import Store, pack_close, unpack_close, unpack_reply
+from treesearch.store import Store, pack_close
 from treesearch.tasks.base import Task
 from treesearch.types import Problem
 from treesearch.wire import problem_row, seal, unseal
@@ -364,7 +363,7 @@ class Cluster:
             refused = []
             if rows:
                 async with self._writing:
-                    refused = sorted(await asyncio.to_thread(self.store.commit, [_unpacked(row) for row in rows]))
+                    refused = sorted(await asyncio.to_thread(self.store.commit, rows))
             committed = batch
             for problem_id in refused:
                 manager.held.pop(problem_id, None)  # another has it
@@ -455,11 +454,6 @@ def _now() -> float:
 
 async def _awaited(ref: Any) -> Any:
     return await ref
-
-
-def _unpacked(row: Sequence[Any]) -> Committed:
-    problem, k, is_reply, frame, epoch = row
-    return problem, k, unpack_reply(frame) if is_reply else unpack_close(frame, k), epoch
 
 
 def _kill(actor: Any) -> None:

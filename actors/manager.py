@@ -9,6 +9,7 @@ and carry the epoch of the lease under which the problem was handed out. A probl
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from collections import deque
@@ -29,7 +30,7 @@ from treesearch.errors import FrameError, RunError, told
 from treesearch.manager import Close, Reply
 from treesearch.pool import Death, Pool, Replica, ReplicaLost
 from treesearch.run import result, settings
-from treesearch.store import Row, pack_close, pack_reply, unpack_close, unpack_reply
+from treesearch.store import Packed, Row, packed, unpack_close, unpack_reply
 from treesearch.tasks import load_task
 from treesearch.types import Problem
 from treesearch.wire import seal, unseal
@@ -40,6 +41,8 @@ LINE_GAP, MOST_GAP = (
     0.0125,
     0.05,
 )  # seconds between two calls, for each line there is: 80 a second on few lines together
+TOLD = 32  # replicas whose counters a poll brings; 64 managers that tell of 1,024 each time leave a driver no time for rows
+GARBAGE = 20_000  # new objects before Python looks for cycles: trees have none, and at 700 it mostly reads trees
 
 
 class Ledger:
@@ -50,7 +53,7 @@ class Ledger:
         self.notes: list[str] = []
         self.given: dict[str, tuple[int, list[Reply], Close | None]] = {}  # epoch of the lease, journal, end
         self._lock = threading.Lock()
-        self._waiting: dict[int, tuple[list[Any], Future[Collection[str]]]] = {}  # batch number -> rows, committed
+        self._waiting: dict[int, tuple[list[Packed], Future[Collection[str]]]] = {}  # batch number -> rows, committed
         self._count = self._sent = 0
 
     def lease(self, problem_id: str) -> int:
@@ -62,15 +65,15 @@ class Ledger:
 
     def append(self, rows: Iterable[Row]) -> Future[Collection[str]]:
         """Done when the driver has committed the rows. Called from the engine's writer thread."""
-        packed = [_packed(row) for row in rows]
+        frames = [packed(row) for row in rows]
         committed: Future[Collection[str]] = Future()
         with self._lock:
             self._count += 1
-            self._waiting[self._count] = packed, committed
+            self._waiting[self._count] = frames, committed
         self.ring()
         return committed
 
-    def unsent(self) -> tuple[int, list[Any]]:
+    def unsent(self) -> tuple[int, list[Packed]]:
         """(number of the newest batch, rows) not yet given to the driver."""
         with self._lock:
             new = [self._waiting[number][0] for number in range(self._sent + 1, self._count + 1)]
@@ -135,6 +138,7 @@ class TreeManager:
         self.garbled: list[str] = []  # problems to give back, for their journals hold frames that are no replies
         self.error: str | None = None
         self.past_calls = 0  # of lines that are closed
+        self._told = 0  # lines whose counters the last polls have brought
         self.done = self.wasted = 0
         self.metrics: Metrics | None = None
         self._bell = asyncio.Event()
@@ -201,6 +205,7 @@ class TreeManager:
         if self._search is None:
             self._loop = asyncio.get_running_loop()
             self.metrics = Metrics("manager", self.name)
+            gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
             self._search = asyncio.create_task(self._run())
         linger = self.config.cluster.linger
         await asyncio.sleep(POLL_GAP if linger is None else linger)
@@ -216,7 +221,7 @@ class TreeManager:
         return seal([number, unsent, rows, self.feed.want(), stats, lost, explained, garbled, self.error])
 
     def stats(self) -> dict[str, Any]:
-        """Counters and gauges of this manager, and each replica's own counters by epoch."""
+        """Counters and gauges of this manager, and the own counters of the replicas whose turn it is, by epoch."""
         stats, pools = self.engine.stats, self.engine.pools()
         return {
             "expansions": stats.expansions,
@@ -229,8 +234,14 @@ class TreeManager:
             "live": len(self.engine.manager.live),
             "done": self.done,
             "calls": self.past_calls + sum(link.calls for link in self.links.values()),
-            "usage": [(role, epoch, dict(link.usage)) for (role, epoch), link in self.links.items() if link.usage],
+            "usage": self._usage(),
         }
+
+    def _usage(self) -> list[tuple[str, int, dict[str, int]]]:
+        """(role, epoch, counters) of the replicas whose turn it is: of all, where they are few."""
+        some = list(self.links.items())[self._told : self._told + TOLD]
+        self._told = self._told + TOLD if self._told + TOLD < len(self.links) else 0
+        return [(role, epoch, dict(link.usage)) for (role, epoch), link in some if link.usage]
 
     def _measure(self, stats: Mapping[str, Any]) -> None:
         """Tell Prometheus."""
@@ -273,9 +284,3 @@ class TreeManager:
         except Exception as error:
             self.error = str(error) if isinstance(error, RunError) else told(error)
             self._ring()
-
-
-def _packed(row: Row) -> tuple[str, int, bool, bytes, int]:
-    """(problem id, k, whether it is a reply, frame, epoch)"""
-    problem, k, what, epoch = row
-    return problem, k, *((True, pack_reply(what)) if isinstance(what, Reply) else (False, pack_close(what, k))), epoch

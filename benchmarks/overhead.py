@@ -92,10 +92,13 @@ class Null:
     """Spec of the null proposer, for a config: `proposer: benchmarks.overhead:Null`. `delay`: seconds a job takes."""
 
     delay: float = 0.0
+    max_jobs: int = NullProposer.max_jobs
     label: ClassVar[str | None] = "SIMULATED"
 
     def build(self, task: Any, prompt: Any, limits: Any) -> NullProposer:
-        return NullProposer(self.delay)
+        proposer = NullProposer(self.delay)
+        proposer.max_jobs = self.max_jobs
+        return proposer
 
 
 @dataclass(frozen=True)

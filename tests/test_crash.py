@@ -26,8 +26,7 @@ from treesearch.manager import Manager
 from treesearch.problems import ProblemSet
 from treesearch.results import Results, Row
 from treesearch.run import run, settings
-from treesearch.store import Row as Committed
-from treesearch.store import Store
+from treesearch.store import Packed, Store
 from treesearch.tasks import load_task
 from treesearch.types import digest as hashed
 
@@ -79,7 +78,7 @@ def snapshots(patch: pytest.MonkeyPatch, out: Path, to: Path) -> None:
     def copy() -> None:
         shutil.copytree(out, to / f"{next(count)}", ignore=shutil.ignore_patterns("*-shm"))
 
-    def one_by_one(self: Store, rows: Iterable[Committed]) -> frozenset[str]:
+    def one_by_one(self: Store, rows: Iterable[Packed]) -> frozenset[str]:
         for row in rows:
             assert not commit(self, [row])
             copy()
@@ -221,7 +220,7 @@ def test_a_process_that_goes_on_after_it_was_given_up_cannot_write(asked: Path, 
     older: list[Store] = []
 
     class Thawed(Store):
-        def commit(self, rows: Iterable[Committed]) -> frozenset[str]:
+        def commit(self, rows: Iterable[Packed]) -> frozenset[str]:
             if not older:  # it stops here, and another begins
                 older.append(self)
                 fcntl.flock(self._lock, fcntl.LOCK_UN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import Any
 
@@ -14,12 +15,35 @@ from treesearch.backends import causal, reading
 from treesearch.backends.base import Limits
 from treesearch.backends.causal import CausalProposer
 from treesearch.backends.reading import Reader
-from treesearch.engine import MOST_BEHIND, Engine
+from treesearch.engine import MOST_BEHIND, Engine, Settings
 from treesearch.errors import ProblemError
 from treesearch.store import Store
 from treesearch.tasks import TASKS
 from treesearch.tasks.base import Prompt
+from treesearch.tree import Tree
 from treesearch.types import Problem
+
+
+def test_a_finished_tree_goes_without_the_collector() -> None:
+    """Managers let it run seldom."""
+    engine = Engine(SEARCHES["mcts"](simulations=6), TASKS["plain"], [FakeProposer()], [FakeScorer()],
+                    checker=InlineChecker(), settings=Settings(trees=2))  # type: ignore[arg-type]  # fmt: skip
+
+    async def most() -> int:
+        gc.collect()
+        gc.disable()
+        before, found = trees(), 0
+        async for _ in engine.answers(problems(8)):
+            found = max(found, trees() - before)
+        return found
+
+    def trees() -> int:
+        return sum(type(thing) is Tree for thing in gc.get_objects())
+
+    try:
+        assert 1 <= asyncio.run(most()) <= 2
+    finally:
+        gc.enable()
 
 
 class Letters:

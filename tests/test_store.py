@@ -6,6 +6,7 @@ import errno
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from treesearch.algorithms import SEARCHES
 from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Manager, Reply
 from treesearch.salvage import damage
-from treesearch.store import Store, pack_reply, unpack_reply
+from treesearch.store import Store, pack_close, pack_reply, packed, unpack_reply
 from treesearch.types import Expansion, Step
 from treesearch.wire import seal
 
@@ -142,12 +143,56 @@ def test_rows_of_an_older_lease_are_refused_and_counted(tmp_path: Path, journal:
     new = store.lease("p0")
     assert new > old
     rows = [("p0", 0, journal[0], old), ("p1", 0, journal[0], other), ("p0", 1, Close("finished", 1.0, 0), old)]
-    assert store.commit(rows) == {"p0"} and store.refused == 2
+    assert store.commit(map(packed, rows)) == {"p0"} and store.refused == 2
     assert store.load("p0") == ([], None) and store.load("p1") == (journal[:1], None)
-    assert store.commit([("p0", 0, journal[0], new)]) == frozenset()
-    assert store.commit([("p2", 0, journal[0], 1)]) == {"p2"}, "nobody took this lease"
+    assert store.commit([packed(("p0", 0, journal[0], new))]) == frozenset()
+    assert store.commit([packed(("p2", 0, journal[0], 1))]) == {"p2"}, "nobody took this lease"
     with pytest.raises(RunError, match=r"another process has gone on with .*'p0'"):
         store.append([("p0", 1, journal[1], old)])
+    store.close()
+
+
+def flipped(frame: bytes) -> bytes:
+    return frame[:-1] + bytes([frame[-1] ^ 4])
+
+
+@pytest.mark.parametrize(("spoil", "said"), [
+    (lambda p, k, reply, frame, epoch: (p, k, reply, flipped(frame), epoch), "p0, row 1, .*: a frame fails its checksum"),
+    (lambda p, k, reply, frame, epoch: (p, k, reply, frame[:-1], epoch), "p0, row 1, .*: a frame fails its checksum"),
+    (lambda p, k, reply, frame, epoch: (p, k, reply, "text", epoch), "p0, row 1, .*: a frame is bytes, not str"),
+    (lambda p, k, reply, frame, epoch: (p, k, False, frame, epoch), "p0, row 1, .*: no close: 4 fields"),
+    (lambda p, k, reply, frame, epoch: (p, 1.5, reply, frame, epoch), "no row: 5 fields"),
+    (lambda p, k, reply, frame, epoch: (p, -1, reply, frame, epoch), "no row: 5 fields"),
+    (lambda p, k, reply, frame, epoch: (b"p0", k, reply, frame, epoch), "no row: 5 fields"),
+    (lambda p, k, reply, frame, epoch: (p, k, 1, frame, epoch), "no row: 5 fields"),
+    (lambda p, k, reply, frame, epoch: (p, k, reply, frame, True), "no row: 5 fields"),
+    (lambda *row: row[:4], "no row: 4 fields"),
+    (lambda *row: None, "no row: NoneType"),
+    (lambda p, *_: (p, 3, False, pack_close(Close("finished", 1.0, 0), 2), 1), "row 3, .*: it ended after 2 replies, of"),
+])  # fmt: skip
+def test_a_row_that_is_damaged_is_named_and_nothing_of_its_batch_is_written(
+    tmp_path: Path, journal: list[Reply], spoil: Any, said: str
+) -> None:
+    store = Store.open(tmp_path / "run.db", "a")
+    epoch = store.lease("p0")
+    rows = [packed(("p0", k, reply, epoch)) for k, reply in enumerate(journal[:3])]
+    with pytest.raises(FrameError, match=said):
+        store.commit([rows[0], spoil(*rows[1]), rows[2]])
+    assert store.load("p0") == ([], None)
+    assert store.commit(rows) == frozenset() and store.load("p0") == (journal[:3], None)
+    store.close()
+
+
+@pytest.mark.parametrize(("problem", "k"), [("p0", 1 << 63), ("\ud800", 0)])
+def test_what_sqlite_cannot_hold_is_a_clear_error_and_leaves_nothing_open(
+    tmp_path: Path, journal: list[Reply], problem: str, k: int
+) -> None:
+    """A frame can hold both."""
+    store = Store.open(tmp_path / "run.db", "a")
+    good = packed(("p0", 0, journal[0], store.lease("p0")))
+    with pytest.raises(RunError, match="cannot write"):
+        store.commit([good, (problem, k, *good[2:])])
+    assert store.load("p0") == ([], None) and store.commit([good]) == frozenset()
     store.close()
 
 

@@ -15,13 +15,13 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from treesearch.errors import ConfigError, FrameError, JournalError, RunError
 from treesearch.manager import Close, Reply
 from treesearch.mounts import file_system, on_network, read_mounts
 from treesearch.salvage import connect, damage, salvage
-from treesearch.wire import close_of, expansion_row, fields, reply_of, seal, unseal, whole
+from treesearch.wire import close_of, expansion_row, fields, is_count, reply_of, seal, unseal, whole, wrong
 
 VERSION = "3"
 OLD = ("2",)  # had no leases, and ends that did not say how many replies came before them
@@ -38,6 +38,7 @@ OWNER, DAMAGED = (
     "damaged\n",
 )  # what the lock's file begins with: a run that lives or was killed; one that saw damage
 Row = tuple[str, int, Reply | Close, int]  # problem id, replies of it before this, what, epoch of the writer's lease
+Packed = tuple[str, int, bool, bytes, int]  # the same with a frame: of a reply (true), or of an end
 Read = TypeVar("Read")
 
 
@@ -136,29 +137,28 @@ class Store:
             ((epoch,),) = self._front.execute(query, (problem,)).fetchall()
         return int(epoch)
 
-    def commit(self, rows: Iterable[Row]) -> frozenset[str]:
-        """Commit rows in one transaction; returns the problems of which rows were refused, for they have a newer lease."""
-        replies, closes, epochs = [], [], set()
-        for problem, k, what, epoch in rows:
-            epochs.add((problem, epoch))
-            if isinstance(what, Reply):
-                replies.append((problem, k, pack_reply(what), epoch))
-            else:
-                closes.append((problem, pack_close(what, k), epoch))
+    def commit(self, rows: Iterable[Packed]) -> frozenset[str]:
+        """Commit rows in one transaction; returns the problems of which rows were refused, for they have a newer lease.
+
+        Frames are written as they come, maybe from another process, if all are as `checked` wants them. Raises FrameError
+        if one is not, RunError if they cannot be written; either way nothing of these rows is.
+        """
+        rows = [checked(row) for row in rows]
         with self._errors(self._db):
             self._db.execute("BEGIN IMMEDIATE")
-            stale = {(p, epoch) for p, epoch in epochs if self._epoch(p) != epoch}
+            stale = {(p, epoch) for p, epoch in {(row[0], row[-1]) for row in rows} if self._epoch(p) != epoch}
+            good = [row for row in rows if (row[0], row[-1]) not in stale]
             self._db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)",
-                                 [(p, k, body) for p, k, body, epoch in replies if (p, epoch) not in stale])  # fmt: skip
+                                 [(p, k, frame) for p, k, is_reply, frame, _ in good if is_reply])  # fmt: skip
             self._db.executemany("INSERT OR REPLACE INTO closes VALUES (?, ?)",
-                                 [(p, body) for p, body, epoch in closes if (p, epoch) not in stale])  # fmt: skip
+                                 [(p, frame) for p, _, is_reply, frame, _ in good if not is_reply])  # fmt: skip
             self._db.execute("COMMIT")
-        self.refused += sum((row[0], row[-1]) in stale for row in (*replies, *closes))
+        self.refused += len(rows) - len(good)
         return frozenset(problem for problem, _ in stale)
 
     def append(self, rows: Iterable[Row]) -> None:
         """`commit` for a run in one process, which nobody may have taken over. Raises RunError if somebody has."""
-        if refused := self.commit(rows):
+        if refused := self.commit([packed(row) for row in rows]):
             raise RunError(
                 f"another process has gone on with {self.path} (problem {min(refused)!r}): this one ends, and has written "
                 "nothing since; let the other run end"
@@ -173,7 +173,7 @@ class Store:
         """What SQLite cannot write as a RunError, with nothing half written."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:  # a number beyond 64 bits, text that is no UTF-8
             self._note_damage(error)
             with suppress(sqlite3.Error):  # some errors have rolled back already, and a dead disk refuses
                 db.execute("ROLLBACK")
@@ -181,7 +181,7 @@ class Store:
                 f"cannot write {self.path}: {error}; what was committed is safe, run again to go on"
             ) from error
 
-    def _note_damage(self, error: sqlite3.Error) -> None:
+    def _note_damage(self, error: Exception) -> None:
         self._suspect |= not isinstance(error, sqlite3.OperationalError)
 
     # Reading
@@ -254,6 +254,31 @@ def _cannot_open(path: Path, error: Exception) -> RunError:
     if isinstance(error, sqlite3.OperationalError):
         return RunError(f"cannot write {path}: {error}; nothing was changed, run again once it can be written")
     return JournalError(f"{path}: {error}; it is damaged or not a journal: move it away to start anew")
+
+
+def packed(row: Row) -> Packed:
+    """A row as it is written, and as it travels to whoever writes it."""
+    problem, k, what, epoch = row
+    if isinstance(what, Reply):
+        return problem, k, True, pack_reply(what), epoch
+    return problem, k, False, pack_close(what, k), epoch
+
+
+def checked(row: Any) -> Packed:
+    """The row, if its fields are of their types, its frame is whole, and an end is one of so many replies.
+
+    What a reply holds is looked at by whoever loads it: to unpack each here would take a driver ten times as long, and
+    would not find more damage than the checksum does. A whole frame that is no reply cuts its journal there, by name.
+    Raises FrameError that says which row is wrong.
+    """
+    problem, k, is_reply, frame, epoch = fields(row, 5, "row")
+    if not (type(problem) is str and is_count(k) and type(is_reply) is bool and is_count(epoch)):
+        wrong("row", row)
+    try:
+        whole(frame) if is_reply else unpack_close(frame, k)
+    except FrameError as error:
+        raise FrameError(f"problem {problem}, row {k}, which is not written: {error}") from None
+    return row  # type: ignore[no-any-return]
 
 
 def pack_reply(reply: Reply) -> bytes:

@@ -21,9 +21,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from actors.cluster import _unpacked
 from actors.link import Link
-from actors.manager import _packed
 from actors.proposer import Proposer
 from actors.replica import Replica
 from actors.scorer import Scorer
@@ -39,7 +37,7 @@ from treesearch.checker import Checker
 from treesearch.config import load
 from treesearch.results import Results
 from treesearch.run import result
-from treesearch.store import Store, pack_reply
+from treesearch.store import Packed, Store, checked, packed
 from treesearch.tasks import load_task
 from treesearch.tree import Tree
 from treesearch.types import Chain, Expansion, Job
@@ -70,12 +68,11 @@ class Costs:
     replica: float
     replica_call: float
     opening: float  # in the driver: a poll's answer
-    unpacking: float  # in the driver: a row that came as a frame
-    packing: float  # in the driver: the row as a frame again, for the store
+    checking: float  # in the driver: a row that came as a frame
     driver_poll: float
     driver_usage: float
     driver_problem: float
-    store: float  # packing included
+    store: float  # checking included
     wire: int  # bytes between a manager and replicas
     row: int  # bytes of a journalled reply
     usage: int  # bytes of a poll, for each line
@@ -111,9 +108,9 @@ def measure(proposer: NullProposer, live: int = LIVE) -> Costs:
     rows, per = found.rows(), found.expansions / len(found.answers)
     lines = [asyncio.run(_line(found, role)) for role in ("proposer", "scorer")]
     replicas = [asyncio.run(_replica(found, role)) for role in ("proposer", "scorer")]
-    frames = [(problem, k, True, pack_reply(reply), 1) for problem, k, reply, _ in rows]
-    packing = best(lambda: [_packed(row) for row in rows]) / len(rows)
-    unpacking = best(lambda: [_unpacked(row) for row in frames]) / len(rows)
+    frames = [packed(row) for row in rows]
+    packing = best(lambda: [packed(row) for row in rows]) / len(rows)
+    checking = best(lambda: [checked(row) for row in frames]) / len(rows)
     sealing, opening = _copied(frames)
     told_of, heard_of, usage = _usage()
     ends = _ends(found)
@@ -122,8 +119,8 @@ def measure(proposer: NullProposer, live: int = LIVE) -> Costs:
         manager_call=sum(call for call, _ in lines) / len(lines),
         manager_poll=ends["poll"], manager_usage=told_of, manager_problem=ends["manager"],
         replica=sum(item for _, item in replicas), replica_call=sum(call for call, _ in replicas) / len(replicas),
-        opening=opening, unpacking=unpacking, packing=packing, driver_poll=ends["poll"], driver_usage=heard_of,
-        driver_problem=ends["driver"], store=_committing(rows),
+        opening=opening, checking=checking, driver_poll=ends["poll"], driver_usage=heard_of,
+        driver_problem=ends["driver"], store=_committing(frames),
         wire=_wire(found),
         row=sum(len(seal(frame)) for frame in frames) // len(frames), usage=usage, line=int(ends["line"]),
         node=_node(proposer), nodes=sum(len(chain) for _, chains, _ in found.jobs for chain in chains) / len(found.jobs),
@@ -281,7 +278,7 @@ def _ends(found: Sample) -> dict[str, float]:
     return {"manager": manager / count, "driver": driver / count, "line": len(sealed) / count, "poll": poll}
 
 
-def _committing(rows: Sequence[Any], group: int = 64) -> float:
+def _committing(rows: Sequence[Packed], group: int = 64) -> float:
     """Seconds on the clock of a row, in commits of so many to a new journal; the fastest half of them."""
     spent: list[float] = []
     for _ in range(TIMES):

@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.manager import LINE_GAP, MOST_GAP, POLL_GAP
+from actors.manager import LINE_GAP, MOST_GAP, POLL_GAP, TOLD
 from benchmarks.virtual.costs import Costs, Kept
 from benchmarks.virtual.sample import SEARCH
 
@@ -33,7 +33,6 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Cluster:
     """`speed`: how many times as fast each part is. `reach`: replicas of each role that a manager has lines to; None: all.
-    `usage`: share of polls that bring the counters of all lines. `frames`: rows are stored as the frames they come in.
     `stores`: writers in processes of their own; 0: the driver is the one. `gap`: the longest between calls, in seconds.
     """
 
@@ -41,8 +40,6 @@ class Cluster:
     managers: int
     problems: int
     reach: int | None = None
-    usage: float = 1.0
-    frames: bool = False
     stores: int = 0
     gap: float = MOST_GAP
     speed: tuple[tuple[str, float], ...] = ()
@@ -99,10 +96,10 @@ class Fluid:
         reach = self._each(lambda k: k.gpus if k.reach is None else min(k.gpus, k.reach))
         self.lines = 2 * reach * self.managers  # a proposer's and a scorer's
         self.gap = np.minimum(self._each(lambda k: k.gap), LINE_GAP * self.lines) / self._times("line")
-        counters = self._each(lambda k: k.usage) * 2 * reach  # of lines, in a poll
-        frames, own = self._each(lambda k: k.frames), self._each(lambda k: k.stores > 0)
+        counters = np.minimum(2 * reach, TOLD)  # of lines, in a poll
+        own = self._each(lambda k: k.stores > 0)
         ending = 1 / c.expansions  # problems that end with an expansion
-        coming = c.opening + (1 - frames) * (c.unpacking + c.packing)  # of a row
+        coming = c.opening + c.checking  # of a row
         one = np.ones_like(self.gpus)
 
         speed = self._times("manager")
@@ -116,7 +113,7 @@ class Fluid:
         self.driver = Server(one, ((1 - own) * coming + c.driver_problem * ending) / speed)
         self.driver_poll = (c.driver_poll + c.ray["caller"] + c.driver_usage * counters) / speed
         writers = self._each(lambda k: max(1, k.stores))
-        self.store = Server(writers, (c.store - frames * c.packing + own * coming) / self._times("store"))
+        self.store = Server(writers, (c.store + own * c.opening) / self._times("store"))
         self.bytes = c.wire + c.row + c.line * ending
         self.network = NETWORK * self._times("network")
         self.memory = self.under_way / PARALLEL * c.node * c.nodes * c.expansions / 2  # bytes of trees, half grown

@@ -6,16 +6,20 @@ import asyncio
 from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from actors.cluster import Cluster, _Manager
-from actors.manager import Ledger, TreeManager
+from actors.manager import TOLD, Ledger, TreeManager
 from tests.fakes import FakeProposer, FakeScorer, InlineChecker, problems
 from treesearch.algorithms import SEARCHES
 from treesearch.config import load
 from treesearch.engine import Engine, Settings
+from treesearch.errors import FrameError
 from treesearch.manager import Close, Reply
-from treesearch.store import Store, pack_reply, unpack_close, unpack_reply
+from treesearch.store import Row, Store, pack_reply, packed
 from treesearch.tasks import load_task
 from treesearch.types import Answer, Expansion
 from treesearch.wire import seal, unseal
@@ -36,6 +40,25 @@ def test_each_batch_is_told_which_of_its_own_problems_were_refused() -> None:
     assert isinstance(batches[2].exception(), Exception)
 
 
+def test_rows_that_travel_are_written_as_those_of_one_process(tmp_path: Path) -> None:
+    """Byte for byte: one journal whoever wrote it."""
+    rows: list[Row] = [("p0", k, Reply(k, 7 * k, 0.5, Expansion(k, error="none")), 1) for k in range(3)]
+    rows.append(("p0", 3, Close("finished", 1.0, 0), 1))
+    found = []
+    for name, travel in (("here", False), ("there", True)):
+        store = Store.open(tmp_path / name / "run.db", "a")
+        store.lease("p0")
+        if travel:
+            ledger = Ledger(lambda: None)
+            ledger.append(rows)
+            store.commit(unseal(seal(ledger.unsent()[1])))
+        else:
+            store.append(rows)
+        found.append([store._db.execute(f"SELECT * FROM {table}").fetchall() for table in ("replies", "closes")])
+        store.close()
+    assert found[0] == found[1] and [len(table) for table in found[0]] == [3, 1]
+
+
 class Driver:
     """Carries rows from a ledger to a store, as the driver's polls do."""
 
@@ -49,8 +72,7 @@ class Driver:
     async def carry(self) -> None:
         while True:
             number, rows = self.ledger.unsent()
-            unpacked = [(p, k, unpack_reply(f) if reply else unpack_close(f, k), e) for p, k, reply, f, e in rows]
-            refused = self.store.commit(unpacked)
+            refused = self.store.commit(rows)
             self.refused |= refused
             self.ledger.acknowledge(number, refused)
             await asyncio.sleep(0.002)
@@ -95,6 +117,44 @@ def test_a_manager_that_was_given_up_drops_what_another_has(tmp_path: Path) -> N
     assert sorted(answer.problem.id for answer in taken_over) == ["p1", "p4"]
     assert all(store.load(problem.id)[1] is not None for problem in asked)
     store.close()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_damaged_row_of_a_manager_ends_the_run_and_is_not_written(tmp_path: Path, damaged: bool) -> None:
+    store = Store.open(tmp_path / "run.db", "a")
+    cluster = Cluster(
+        load(None, ["proposer=simulated", "scorer=simulated"]), load_task("plain"), store, lambda text: None
+    )
+    cluster._returned.extend(problems(1))
+    cluster._unread, cluster._under_way = 0, 1
+    journal = [Reply(k, k, 0.5, Expansion(0, error="none")) for k in range(2)]
+    rows = [packed(("p0", k, reply, 1)) for k, reply in enumerate(journal)]
+    if damaged:
+        problem, k, is_reply, frame, epoch = rows[1]
+        rows[1] = problem, k, is_reply, frame[:-1] + b"?", epoch
+
+    async def poll(frame: bytes) -> bytes:
+        cluster._under_way = 0  # this is the last
+        return seal([1, rows, [], 0, {"usage": []}, [], [], [], None])
+
+    serving = cluster._serve(_Manager(SimpleNamespace(poll=SimpleNamespace(remote=poll))))
+    if damaged:
+        with pytest.raises(FrameError, match="problem p0, row 1, which is not written: a frame fails its checksum"):
+            asyncio.run(serving)
+    else:
+        asyncio.run(serving)
+    assert store.load("p0") == ([] if damaged else journal, None) and not store.notes
+    store.close()
+
+
+def test_counters_of_many_replicas_come_in_turn() -> None:
+    manager = TreeManager(load(None, ["proposer=simulated", "scorer=simulated"]).resolved(), "m", 1)
+    for count, polls in ((3, 1), (TOLD, 1), (2 * TOLD + 1, 3)):
+        manager.links = {("proposer", epoch): SimpleNamespace(usage={"prompt_tokens": epoch + 1}, calls=0)  # type: ignore[misc]
+                         for epoch in range(count)}  # fmt: skip
+        for _ in range(2):
+            told = [usage for _ in range(polls) for usage in manager.stats()["usage"]]
+            assert told == [("proposer", epoch, {"prompt_tokens": epoch + 1}) for epoch in range(count)]
 
 
 def test_a_journal_with_a_frame_that_is_no_reply_is_cut_there_and_handed_out_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from treesearch.dispatch import Dispatch
 from treesearch.engine import Engine
 from treesearch.manager import Live, Manager, Outcome
 from treesearch.pool import Pool
-from treesearch.store import Row, Store
+from treesearch.store import Packed, Store
 from treesearch.types import Expansion
 
 SEEDS = 300
@@ -81,9 +81,9 @@ def the_pool_blames_whoever_is_tried(patch: pytest.MonkeyPatch) -> None:
 
 def the_store_acknowledges_before_it_commits(patch: pytest.MonkeyPatch) -> None:
     commit = Store.commit
-    waiting: dict[int, list[Row]] = {}
+    waiting: dict[int, list[Packed]] = {}
 
-    def late(self: Store, rows: Iterable[Row]) -> frozenset[str]:
+    def late(self: Store, rows: Iterable[Packed]) -> frozenset[str]:
         before, waiting[id(self)] = waiting.get(id(self), []), list(rows)
         return commit(self, before)
 

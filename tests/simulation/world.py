@@ -40,7 +40,7 @@ from treesearch.errors import FrameError, RunError, TreesearchError
 from treesearch.manager import Budget, Close, Manager, Outcome, Reply
 from treesearch.pool import Pool, Replica, ReplicaLost
 from treesearch.run import Todo, result, settings
-from treesearch.store import Row, Store, unpack_reply
+from treesearch.store import Packed, Row, Store, unpack_close, unpack_reply
 from treesearch.types import Answer, Expansion, Job, Problem
 from treesearch.wire import seal
 
@@ -469,7 +469,7 @@ class WatchedStore(Store):
     world: World
     dropped = False
 
-    def commit(self, rows: Iterable[Row]) -> frozenset[str]:
+    def commit(self, rows: Iterable[Packed]) -> frozenset[str]:
         world, rows = self.world, list(rows)
         fault = next((f for f in world.failing if f != "damage"), None)
         if fault is not None and rows:
@@ -487,7 +487,7 @@ class WatchedStore(Store):
         if self.dropped:
             raise RunError("the file is closed")
         refused = super().commit(rows)
-        world.note("commit", HERE.get(), [row for row in rows if row[0] not in refused])
+        world.note("commit", HERE.get(), [_unpacked(row) for row in rows if row[0] not in refused])
         if fault == "killed after":
             world._kill_driver()
             raise Killed
@@ -509,6 +509,11 @@ class WatchedStore(Store):
         if not self.dropped:
             self.dropped = True
             self.close()
+
+
+def _unpacked(row: Packed) -> Row:
+    problem, k, is_reply, frame, epoch = row
+    return problem, k, unpack_reply(frame) if is_reply else unpack_close(frame, k), epoch
 
 
 class WatchedEngine(Engine):
