@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from benchmarks.virtual import lengths
 from benchmarks.virtual.cache import Part
 from benchmarks.virtual.card import Card
-from benchmarks.virtual.constants import Profile
+from benchmarks.virtual.constants import Model, Profile, Serving
 from benchmarks.virtual.engine import Request, VirtualEngine
 from treesearch.backends.base import Scored
 from treesearch.backends.simulated import SimulatedScores, good
@@ -139,8 +139,9 @@ class Machine:
         for engine in self.proposers:
             engine.half = engine.saturating(context) / 2
 
-    def _engine(self, which: tuple, card: Card) -> VirtualEngine:
-        return VirtualEngine(*which, self.profile.hardware, self.profile.law, card)
+    def _engine(self, which: tuple[Model, Serving], card: Card) -> VirtualEngine:
+        model, serving = which
+        return VirtualEngine(model, serving, self.profile.hardware, self.profile.law, card)
 
     @property
     def engines(self) -> list[VirtualEngine]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration import Spelled, again, drawn, ids_of
+from benchmarks.gpu.one_gpu import calibrated
 from benchmarks.virtual.constants import Hardware, Law, Model, Serving, Step
 from benchmarks.virtual.fit import Measured, calibrate, predicted
 from benchmarks.virtual.twin import LADDER, Batch, Twin, at_once, model_of
@@ -70,6 +71,19 @@ def test_a_ladder_of_a_virtual_engine_gives_its_law() -> None:
     twin = Twin(MODEL, SERVING, CARD, LAW)
     seconds = [twin.seconds(at_once(batch.requests(k))) for k, batch in enumerate(LADDER)]
     near(Twin(MODEL, SERVING, CARD).law_of(seconds), LAW, 0.06)  # a first step begins before all have asked
+
+
+def test_one_gpu_compares_what_was_not_cut_by_the_law_of_its_ladder() -> None:
+    known, fresh = Twin(MODEL, SERVING, CARD, LAW), Twin(MODEL, SERVING, CARD)
+    climbed = [known.seconds(at_once(batch.requests(k))) for k, batch in enumerate(LADDER)]
+    parts = {"replay": drawn(4), "plain": drawn(40)}
+    took = known.seconds(at_once(parts["plain"]))
+    rows = [{"part": "search", "seconds": 1.0, "cut": False}, {"part": "replay", "seconds": 1.0, "cut": True},
+            {"part": "plain", "seconds": took, "cut": False}]  # fmt: skip
+    found = calibrated(rows, fresh, climbed, parts)
+    assert list(found["predictions"]) == ["plain"]
+    assert abs(found["predictions"]["plain"]["error"]) < 0.02
+    assert calibrated(rows, fresh, climbed[:-1], parts) == {}
 
 
 def test_the_steps_of_a_batch() -> None:
