@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks.calibration import Spelled, again, drawn, ids_of
+from benchmarks.gpu import one_gpu
 from benchmarks.gpu.one_gpu import calibrated
+from benchmarks.virtual.card import Card
 from benchmarks.virtual.constants import Hardware, Law, Model, Serving, Step
+from benchmarks.virtual.engine import Request, VirtualEngine
 from benchmarks.virtual.fit import Measured, calibrate, predicted
+from benchmarks.virtual.loops import virtually
 from benchmarks.virtual.twin import LADDER, Batch, Twin, at_once, model_of
 
 CARD = Hardware("made up", 1e12, 1e14, 1e11)
@@ -84,6 +90,25 @@ def test_one_gpu_compares_what_was_not_cut_by_the_law_of_its_ladder() -> None:
     assert list(found["predictions"]) == ["plain"]
     assert abs(found["predictions"]["plain"]["error"]) < 0.02
     assert calibrated(rows, fresh, climbed[:-1], parts) == {}
+
+
+def test_the_ladder_of_one_gpu_is_climbed_twice_and_the_second_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, asked = VirtualEngine(MODEL, SERVING, CARD, LAW, Card()), []
+
+    async def reset_prefix_cache() -> None:
+        engine.cache.clear()
+
+    def ask(request: Request) -> asyncio.Future[int]:
+        asked.append(request)
+        return engine.submit(request)
+
+    monkeypatch.setattr(one_gpu, "real", lambda _: ask)
+    proposer = SimpleNamespace(engine=SimpleNamespace(llm=SimpleNamespace(reset_prefix_cache=reset_prefix_cache)))
+    climbed = virtually(lambda: one_gpu.ladder(proposer))
+    assert len(asked) == 2 * sum(batch.sequences for batch in LADDER)
+    assert climbed == pytest.approx([Twin(MODEL, SERVING, CARD, LAW).seconds(at_once(b.requests(0))) for b in LADDER])
+    monkeypatch.setattr(one_gpu, "LADDER_MOST", 1.5 * sum(climbed))
+    assert len(virtually(lambda: one_gpu.ladder(proposer))) < len(LADDER)
 
 
 def test_the_steps_of_a_batch() -> None:
