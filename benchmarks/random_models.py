@@ -14,6 +14,9 @@ MARK = "<extra_0>"
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
              "num_key_value_heads": 2, "letters": "abcdefghij", "length": 3},
+    # large enough that a step on a CPU is not all overhead
+    "small": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
+              "num_key_value_heads": 4, "letters": "abcdefghij", "length": 3},
     # config.json of Qwen2.5-0.5B; 160,000 words instead of its 151,936 tokens
     "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
              "num_key_value_heads": 2, "letters": "abcdefghijklmnopqrst", "length": 4},

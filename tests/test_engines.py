@@ -13,7 +13,7 @@ import pytest
 from benchmarks.virtual import lengths
 from benchmarks.virtual.cache import BLOCK, Cache, blocks_of, keys
 from benchmarks.virtual.card import Card
-from benchmarks.virtual.constants import PROFILES, Hardware, Law, Model, Serving
+from benchmarks.virtual.constants import PROFILES, Hardware, Law, Model, Serving, Step
 from benchmarks.virtual.engine import Request, VirtualEngine
 from benchmarks.virtual.loops import at_once, by_level, ours, problems, virtually
 from benchmarks.virtual.models import Machine
@@ -63,8 +63,8 @@ def test_a_pooling_request_takes_one_step() -> None:
 def test_a_step_takes_the_longer_of_memory_and_compute_and_then_the_cpu() -> None:
     model = Model("m", parameters=2e8, weights=1.0, kv=0.01)
     made = engine(model=model, law=Law(read=0.5, reached=0.4, base=3.0, each=0.5))
-    assert made.step_seconds(4, 4, 200) == (6.0, 5.0)  # (1 + 2) bytes at 0.5 a second; 3 + 4 x 0.5
-    assert made.step_seconds(1, 10, 0) == (10.0, 3.5)  # 2 x 2e8 x 10 / 4e8 against 1 / 0.5
+    assert made.step_seconds(Step(4, 4, 200)) == (6.0, 5.0)  # (1 + 2) bytes at 0.5 a second; 3 + 4 x 0.5
+    assert made.step_seconds(Step(1, 10, 0)) == (10.0, 3.5)  # 2 x 2e8 x 10 / 4e8 against 1 / 0.5
     assert ends(engine(model=model), asked("a", 10, 2)) == [4.0 + 1.11]  # 10 tokens computed; then 11 of KV read
 
 
@@ -95,6 +95,23 @@ def test_a_prompt_hits_whole_blocks_of_what_was_computed_before_but_not_its_last
 
     assert virtually(main) == [0, 48, 48, 16]
     assert (made.usage.queried, made.usage.hit) == (20 + 50 + 50 + 48, 112)
+
+
+def test_blocks_may_be_of_another_size() -> None:
+    made = VirtualEngine(UNIT, Serving(8, 1000, blocks=3, block=32), SLOW, EXACT, Card())
+
+    async def main() -> list[int]:
+        return [await made.submit(asked("q", tokens, 0)) for tokens in (60, 60)]
+
+    assert virtually(main) == [0, 32]
+    with pytest.raises(ValueError, match="more than all 3 blocks"):
+        made.submit(asked("q", 97, 0))
+
+
+def test_what_begins_and_what_attends_costs_where_the_law_says_so() -> None:
+    law = Law(read=1.0, reached=1.0, base=0.0, each=0.0, start=0.5, pair=0.01)
+    # weights in 1 s; two begin; 10 tokens with 10 before each, halved
+    assert ends(engine(law=law), asked("a", 10, 2), asked("b", 10, 1)) == [4.0, 3.0]
 
 
 def test_a_prompt_of_whole_blocks_computes_its_last_block_again() -> None:

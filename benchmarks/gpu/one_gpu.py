@@ -7,7 +7,9 @@ Ends within ten minutes: each part has a time of its own and is cut there, and w
 random weights (prompts of 512 tokens, 10 steps of 50) and runs MCTS over many problems; `replay` then sends the proposer
 requests of that search to the same engine, all at once, from an empty cache, and `plain` samples as many tokens in whole
 chains of 500. Tokens per second count sampled tokens; engine starts are outside the time. Proposer and PRM share the GPU
-(0.6 and 0.3 of its memory) while the search runs; in `replay` and `plain` the PRM is idle.
+(0.6 and 0.3 of its memory) while the search runs; in `replay` and `plain` the PRM is idle. `ladder` calibrates the SIMULATED
+engine of `virtual/` for this GPU (batches of `virtual.twin.LADDER`, twice: the second time counts); at the end its constants
+are printed, and what it predicts for `replay` and `plain` beside what was measured, where these were not cut.
 """
 
 from __future__ import annotations
@@ -22,11 +24,16 @@ import tempfile
 import time
 from collections.abc import Coroutine, Iterable
 from contextlib import aclosing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.calibration import again, real, serving_of
 from benchmarks.prefix import ASKED, DEPTH, PROMPT, STEP, Watched, start
 from benchmarks.random_models import SHAPES, make, question
+from benchmarks.virtual.constants import CPU, H100, H200, OTHER, Hardware
+from benchmarks.virtual.engine import Request
+from benchmarks.virtual.twin import LADDER, Twin, at_once, model_of, timed
 from treesearch.algorithms.mcts import MCTS
 from treesearch.backends import vllm_engine
 from treesearch.backends.base import Limits
@@ -38,7 +45,10 @@ from treesearch.tasks.plain import Plain
 from treesearch.types import Problem
 
 TOTAL = 590  # seconds; whatever is under way then, engines that start included, ends
-MAIN, WARM, SEARCH, REPLAY, PLAIN = 240.0, 15.0, 75.0, 45.0, 45.0  # seconds each part may take
+MAIN, WARM, LADDER_MOST, SEARCH, REPLAY, PLAIN = 220.0, 15.0, 40.0, 70.0, 40.0, 40.0  # seconds each part may take
+PREDICT = 15.0  # and each prediction, of the clock
+Rows = list[dict[str, Any]]
+Parts = dict[str, list[Request]]  # what was asked in them
 
 
 def main_job(out: Path, limit: int | None) -> dict[str, Any]:
@@ -102,6 +112,21 @@ async def plain(part: str, proposer: Any, work: Iterable[tuple[tuple[int, ...], 
     return {"part": part, "tokens": sampled, "seconds": time.monotonic() - begun, "cut": cut}
 
 
+async def ladder(proposer: Any) -> list[float]:
+    """Seconds of each batch of LADDER, the second time; as many as the time allows."""
+    found: list[float] = []
+
+    async def every() -> None:
+        for turn in range(2):
+            found.clear()
+            for k, batch in enumerate(LADDER):
+                await proposer.engine.llm.reset_prefix_cache()
+                found.append(await timed(at_once(batch.requests((turn, k))), real(proposer)))
+
+    await within(LADDER_MOST, every())
+    return found
+
+
 async def within(seconds: float, work: Coroutine[Any, Any, None]) -> bool:
     """Run it; whether it was cut off."""
     try:
@@ -111,16 +136,42 @@ async def within(seconds: float, work: Coroutine[Any, Any, None]) -> bool:
     return False
 
 
-async def throughput(shape: str, problems: int, folder: Path) -> list[dict[str, Any]]:
-    """Tokens per second of search, replay and plain generation with random-weight models."""
+def calibrated(rows: Rows, twin: Twin, climbed: list[float], parts: Parts) -> dict[str, Any]:
+    """The law that the ladder's seconds give, and what it predicts for these parts; printed."""
+    if len(climbed) < len(LADDER):
+        print("calibration CUT: the ladder was not climbed to its end")
+        return {}
+    twin = replace(twin, law=twin.law_of(climbed))
+    print("calibrated", json.dumps(asdict(twin.law)))
+    told = {}
+    for row in rows:
+        name, seconds = row["part"], row["seconds"]
+        if name not in parts or row["cut"]:
+            continue
+        try:
+            predicted = twin.seconds(at_once(parts[name]), PREDICT)
+        except TimeoutError:
+            print(f"{name:8} prediction CUT")
+            continue
+        told[name] = {"measured": seconds, "predicted": predicted, "error": predicted / seconds - 1}
+        print(f"{name:8} measured {seconds:7.1f} s, SIMULATED {predicted:7.1f} s, error {predicted / seconds - 1:+.1%}")
+    return {"label": "SIMULATED", "law": asdict(twin.law), "ladder": climbed, "predictions": told}
+
+
+async def throughput(
+    shape: str, problems: int, folder: Path, hardware: Hardware
+) -> tuple[Rows, Twin, list[float], Parts]:
+    """Tokens per second of search, replay and plain generation with random-weight models; and what calibrates."""
     task, limits = Plain(separator="☃"), Limits(step_tokens=STEP, path_tokens=10 * STEP * DEPTH, depth=DEPTH)
     own, other = Watched(noting=False), Watched(noting=False)
     given = {"max_model_len": 2048}
     causal, prm = str(make(folder / "proposer", shape, "causal")), str(make(folder / "prm", shape, "prm"))
     proposer = start(lambda: VLLM(causal, **given).build(task, ASKED, limits), own)
     scorer = start(lambda: VLLMPRM(prm, **given).build(task, Prompt()), other)
+    serving = serving_of(proposer)
     try:
         await plain("warm-up", proposer, [(tuple(range(PROMPT)), STEP)] * 8, WARM)
+        climbed = await ladder(proposer)
         own.reset()
         rows = [shown(await search(proposer, scorer, shape, problems))]
         work = list(own.trace)
@@ -131,7 +182,12 @@ async def throughput(shape: str, problems: int, folder: Path) -> list[dict[str, 
     finally:
         await proposer.close()
         await scorer.close()
-    return rows
+    twin = Twin(model_of(shape, 4 if hardware is CPU else 2), serving, hardware)
+    parts = {
+        "replay": again(work, PROMPT, STEP),
+        "plain": [Request(((("plain", k % 500), PROMPT),), ((("said", k), STEP * DEPTH),)) for k in range(chains)],
+    }
+    return rows, twin, climbed, parts
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +201,11 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def late(*_: Any) -> None:
     raise SystemExit(f"not done after {TOTAL} s: the lines above are what was measured")
+
+
+def hardware_of(device: str) -> Hardware:
+    """What the law's shares are of; of a GPU that is not known here, GB/s and GFLOP/s."""
+    return next((known for known in (H200, H100) if known.name in device), CPU if "CPU" in device else OTHER)
 
 
 def device(allow_cpu: bool) -> str:
@@ -174,15 +235,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         job = main_job(Path(folder) / "main", 10 if args.tiny else None)
         print("main job", json.dumps(job), flush=True)
-        rows = asyncio.run(throughput(shape, problems, Path(folder)))
+        rows, twin, climbed, parts = asyncio.run(throughput(shape, problems, Path(folder), hardware_of(name)))
     rates = {row["part"]: row["tokens_per_second"] for row in rows}
     shares = {part: round(rates["search"] / rate, 3) if rate else None for part, rate in rates.items()}
-    print(f"search / replay {shares['replay']}, search / plain {shares['plain']}")
+    print(f"search / replay {shares['replay']}, search / plain {shares['plain']}", flush=True)
+    constants = calibrated(rows, twin, climbed, parts)
     if args.out:
-        args.out.write_text(
-            json.dumps({"device": name, "vllm": version, "main": job, "rows": rows, "search_of": shares}, indent=2)
-            + "\n"
-        )
+        found = {"device": name, "vllm": version, "main": job, "rows": rows, "search_of": shares}
+        args.out.write_text(json.dumps({**found, "calibration": constants}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

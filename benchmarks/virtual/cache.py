@@ -15,24 +15,24 @@ BLOCK = 16  # tokens; vLLM's smallest on GPUs
 Part = tuple[object, int]  # (name, tokens): equal parts after equal parts are equal tokens
 
 
-def keys(parts: tuple[Part, ...]) -> list[int]:
+def keys(parts: tuple[Part, ...], block: int = BLOCK) -> list[int]:
     """A key for each whole block of these parts, of all content up to the block's end."""
-    return _keys(parts)[0]
+    return _keys(parts, block)[0]
 
 
 @lru_cache(maxsize=1 << 14)
-def _keys(parts: tuple[Part, ...]) -> tuple[list[int], int, int]:
+def _keys(parts: tuple[Part, ...], block: int) -> tuple[list[int], int, int]:
     """(keys, hash of the content, tokens); what parts begin with is kept, since siblings and children share it."""
     if not parts:
         return [], 0, 0
-    known, content, end = _keys(parts[:-1])
-    content, first, end = hash((content, parts[-1])), end // BLOCK, end + parts[-1][1]
-    return known + [hash((content, k)) for k in range(first, end // BLOCK)], content, end
+    known, content, end = _keys(parts[:-1], block)
+    content, first, end = hash((content, parts[-1])), end // block, end + parts[-1][1]
+    return known + [hash((content, k)) for k in range(first, end // block)], content, end
 
 
-def blocks_of(tokens: int) -> int:
+def blocks_of(tokens: int, block: int = BLOCK) -> int:
     """Blocks that hold so many tokens."""
-    return -(-tokens // BLOCK)
+    return -(-tokens // block)
 
 
 class Block:

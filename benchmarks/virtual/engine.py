@@ -13,9 +13,9 @@ import itertools
 from dataclasses import dataclass, field, fields
 from functools import partial
 
-from benchmarks.virtual.cache import BLOCK, Block, Cache, Part, blocks_of, keys
+from benchmarks.virtual.cache import Block, Cache, Part, blocks_of, keys
 from benchmarks.virtual.card import Card
-from benchmarks.virtual.constants import Hardware, Law, Model, Serving
+from benchmarks.virtual.constants import Hardware, Law, Model, Serving, Step
 
 
 @dataclass
@@ -84,7 +84,8 @@ class VirtualEngine:
             raise ValueError("max_num_batched_tokens must be at least max_num_seqs: each that decodes takes one")
         self.model, self.serving, self.hardware, self.law, self.card = model, serving, hardware, law, card
         room = serving.share * hardware.memory - model.weights
-        self.cache = Cache(int(room / model.kv / BLOCK) if serving.blocks is None else serving.blocks)
+        self.block = serving.block
+        self.cache = Cache(int(room / model.kv / self.block) if serving.blocks is None else serving.blocks)
         self.usage = Usage()
         self.half = 0.0
         self.trace: list[Request] = []
@@ -107,12 +108,12 @@ class VirtualEngine:
         """A future of the prompt tokens that the cache held. Raises ValueError for what can never run."""
         prompt = sum(tokens for _, tokens in request.given)
         end = prompt + sum(tokens for _, tokens in request.sampled)
-        if blocks_of(end) > self.cache.capacity:
+        if blocks_of(end, self.block) > self.cache.capacity:
             raise ValueError(
                 f"a sequence of {end} tokens needs more than all {self.cache.capacity} blocks; raise share"
             )
         done = asyncio.get_running_loop().create_future()
-        names = keys(request.given + request.sampled)
+        names = keys(request.given + request.sampled, self.block)
         sequence = Sequence(next(self._numbers), request.priority, names, prompt, end, done)
         self.trace.append(request)
         heapq.heappush(self._waiting, (sequence.rank, sequence))
@@ -120,17 +121,15 @@ class VirtualEngine:
             self._prepare()
         return done
 
-    def step_seconds(self, sequences: int, tokens: int, context: int) -> tuple[float, float]:
-        """(seconds on the card, seconds of the CPU) of a step over so many new tokens and tokens of live KV."""
-        memory = (self.model.weights + context * self.model.kv) / (self.hardware.bandwidth * self.law.read)
-        compute = 2 * self.model.parameters * tokens / (self.hardware.flops * self.law.reached)
-        return max(memory, compute), self.law.base + self.law.each * sequences
+    def step_seconds(self, step: Step) -> tuple[float, float]:
+        """(seconds on the card, seconds of the CPU) of a step."""
+        return self.law.seconds(step, self.model, self.hardware)
 
     def saturating(self, context: float) -> int:
         """The smallest batch of this mean context with 90 % of the tokens/s that `max_num_seqs` decode."""
 
         def rate(batch: int) -> float:
-            return batch / sum(self.step_seconds(batch, batch, int(batch * context)))
+            return batch / sum(self.step_seconds(Step(batch, batch, int(batch * context))))
 
         most = self.serving.max_num_seqs
         return next(batch for batch in range(1, most + 1) if rate(batch) >= 0.9 * rate(most))
@@ -145,12 +144,21 @@ class VirtualEngine:
             loop.call_later(self.law.base + self.law.each * sequences, self._step)
 
     def _step(self) -> None:
+        before = len(self._running)
         batch = self._schedule()
         decoding = len(self._running) - len(self._filling)
         tokens = decoding + sum(batch.values())
         context = self._live + tokens + sum(sequence.computed for sequence in batch)
-        seconds, _ = self.step_seconds(decoding + len(batch), tokens, context)
-        self.card.work(seconds, partial(self._done, batch, decoding, tokens))
+        pairs = sum(new * (2 * sequence.computed + new) // 2 for sequence, new in batch.items())
+        held = (self.cache.capacity - self.cache.free) * self.block
+        begun = max(0, len(self._running) - before)
+        step = Step(decoding + len(batch), tokens, context, begun, pairs, min(context, held))
+        seconds, _ = self.step_seconds(step)
+        work = partial(self.card.work, seconds, partial(self._done, batch, decoding, tokens))
+        if self.law.start:
+            asyncio.get_running_loop().call_later(self.law.start * begun, work)
+        else:
+            work()
 
     def _done(self, batch: dict[Sequence, int], decoding: int, tokens: int) -> None:
         self._count(asyncio.get_running_loop().time() - self._begun, decoding + len(batch), tokens)
@@ -195,7 +203,7 @@ class VirtualEngine:
             sequence.blocks = self._found(sequence)
             self.cache.hold(sequence.blocks)
             sequence.named = len(sequence.blocks)
-            sequence.computed = sequence.named * BLOCK
+            sequence.computed = sequence.named * self.block
             new = min(sequence.known - sequence.computed, budget)
             if not self._reserve(sequence, new):
                 self._free(sequence)
@@ -214,7 +222,7 @@ class VirtualEngine:
         """Cached blocks of what is known; never its last token, which must be computed to go on."""
         if not self.serving.reuse:
             return []
-        return self.cache.find(sequence.keys[: (sequence.known - 1) // BLOCK])
+        return self.cache.find(sequence.keys[: (sequence.known - 1) // self.block])
 
     def _secure(self, sequence: Sequence, new: int, batch: dict[Sequence, int]) -> bool:
         """Blocks for `new` more tokens, at the cost of those that matter less; False if it had to make room itself."""
@@ -229,7 +237,7 @@ class VirtualEngine:
     def _reserve(self, sequence: Sequence, new: int) -> bool:
         """Blocks for `new` more tokens; those that become whole can be found by others at once."""
         end = sequence.computed + new
-        taken = self.cache.take(max(0, blocks_of(end) - len(sequence.blocks)))
+        taken = self.cache.take(max(0, blocks_of(end, self.block) - len(sequence.blocks)))
         if taken is None:
             return False
         sequence.blocks += taken
@@ -237,9 +245,9 @@ class VirtualEngine:
         return True
 
     def _name(self, sequence: Sequence, end: int) -> None:
-        for k in range(sequence.named, end // BLOCK):
+        for k in range(sequence.named, end // self.block):
             self.cache.name(sequence.blocks[k], sequence.keys[k])
-        sequence.named = end // BLOCK
+        sequence.named = end // self.block
 
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
@@ -298,7 +306,7 @@ class VirtualEngine:
 
     def _when_due(self, sequence: Sequence) -> None:
         """Note at which step its last block will be full."""
-        sequence.due = sequence.since + len(sequence.blocks) * BLOCK - sequence.computed
+        sequence.due = sequence.since + len(sequence.blocks) * self.block - sequence.computed
         self._due.setdefault(sequence.due, []).append(sequence)
 
     def _settle(self, sequence: Sequence) -> None:

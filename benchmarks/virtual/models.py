@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.virtual import lengths
 from benchmarks.virtual.cache import Part
 from benchmarks.virtual.card import Card
-from benchmarks.virtual.constants import Profile
+from benchmarks.virtual.constants import Model, Profile, Serving
 from benchmarks.virtual.engine import Request, VirtualEngine
 from treesearch.backends.base import Scored
 from treesearch.backends.simulated import SimulatedScores, good
@@ -25,11 +25,19 @@ STAYS = 0.9  # probability that a step keeps a chain right: near a half of chain
 NOISE = 0.3  # of a score, see `SimulatedScores`
 
 
+class Lengths(Hashable, Protocol):
+    """Tokens of steps and prompts, and where a chain ends: the module `lengths`, or what a benchmark sets."""
+
+    def step_tokens(self, rng: random.Random) -> int: ...
+    def prompt_tokens(self, rng: random.Random) -> int: ...
+    def is_last(self, rng: random.Random, steps: int) -> bool: ...
+
+
 class VirtualProposer:
     """`max_jobs` as of `VLLMProposer`."""
 
-    def __init__(self, engine: VirtualEngine) -> None:
-        self.engine = engine
+    def __init__(self, engine: VirtualEngine, drawn: Lengths = lengths) -> None:
+        self.engine, self.drawn = engine, drawn
         self.max_jobs = max(1, engine.serving.max_num_seqs // 2)
 
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
@@ -37,8 +45,8 @@ class VirtualProposer:
 
     async def _job(self, job: Job) -> tuple[Chain, ...]:
         assert job.n is not None
-        chains = tuple(chain_of(job, i) for i in range(job.first, job.first + job.n))
-        given = (prompt_of(job.problem), *map(part_of, job.path))
+        chains = tuple(chain_of(job, i, self.drawn) for i in range(job.first, job.first + job.n))
+        given = (prompt_of(job.problem, self.drawn), *map(part_of, job.path))
         for done in [self.engine.submit(Request(given, tuple(map(part_of, c)), job.priority)) for c in chains]:
             await done
         return chains
@@ -49,8 +57,8 @@ class VirtualProposer:
 class VirtualScorer:
     """`max_jobs` as of `VLLMScorer`."""
 
-    def __init__(self, engine: VirtualEngine) -> None:
-        self.engine = engine
+    def __init__(self, engine: VirtualEngine, drawn: Lengths = lengths) -> None:
+        self.engine, self.drawn = engine, drawn
         self.max_jobs = engine.serving.max_num_seqs
         self._scores = SimulatedScores(NOISE)
 
@@ -59,7 +67,7 @@ class VirtualScorer:
 
     async def _item(self, job: Job, chains: tuple[Chain, ...]) -> Scored | Exception:
         tokens = 0
-        requests = [Request(marked(job, chain), (), job.priority) for chain in chains]
+        requests = [Request(marked(job, chain, self.drawn), (), job.priority) for chain in chains]
         for request, done in [(request, self.engine.submit(request)) for request in requests]:
             tokens += sum(count for _, count in request.given) - await done
         (reply,) = await self._scores.score([(job, chains)])
@@ -87,7 +95,7 @@ class Scattered:
     async def close(self) -> None: ...
 
 
-def chain_of(job: Job, i: int) -> Chain:
+def chain_of(job: Job, i: int, drawn: Lengths = lengths) -> Chain:
     """Chain `i` of the job: steps of drawn lengths, whose texts say whether the chain is right so far."""
     seed = chain_seed(job.seed, i)
     rng = random.Random(seed)
@@ -95,16 +103,16 @@ def chain_of(job: Job, i: int) -> Chain:
     chain: list[Step] = []
     while not chain or (job.until != "step" and chain[-1].finish == "step"):
         right = right and rng.random() < STAYS
-        done = lengths.is_last(rng, len(job.path) + len(chain) + 1)
+        done = drawn.is_last(rng, len(job.path) + len(chain) + 1)
         said = f"Answer: {'1' if right else f'wrong-{seed % 6}'}" if done else f"{'good' if right else 'bad'}"
         text = f"{said} {seed}.{len(chain)}\n"
-        chain.append(Step(text, (), lengths.step_tokens(rng), finish="answer" if done else "step"))
+        chain.append(Step(text, (), drawn.step_tokens(rng), finish="answer" if done else "step"))
     return tuple(chain)
 
 
 @lru_cache(maxsize=1 << 14)
-def prompt_of(problem: Problem) -> Part:
-    return problem.id, lengths.prompt_tokens(random.Random(digest(problem.id, "prompt")))
+def prompt_of(problem: Problem, drawn: Lengths = lengths) -> Part:
+    return problem.id, drawn.prompt_tokens(random.Random(digest(problem.id, "prompt")))
 
 
 def part_of(step: Step) -> Part:
@@ -112,9 +120,9 @@ def part_of(step: Step) -> Part:
     return step.text, step.tokens
 
 
-def marked(job: Job, chain: Chain) -> tuple[Part, ...]:
+def marked(job: Job, chain: Chain, drawn: Lengths = lengths) -> tuple[Part, ...]:
     """What the PRM reads: every step is followed by a mark of one token."""
-    return (prompt_of(job.problem), *((step.text, (step.tokens or 0) + 1) for step in (*job.path, *chain)))
+    return (prompt_of(job.problem, drawn), *((step.text, (step.tokens or 0) + 1) for step in (*job.path, *chain)))
 
 
 class Machine:
@@ -131,8 +139,9 @@ class Machine:
         for engine in self.proposers:
             engine.half = engine.saturating(context) / 2
 
-    def _engine(self, which: tuple, card: Card) -> VirtualEngine:
-        return VirtualEngine(*which, self.profile.hardware, self.profile.law, card)
+    def _engine(self, which: tuple[Model, Serving], card: Card) -> VirtualEngine:
+        model, serving = which
+        return VirtualEngine(model, serving, self.profile.hardware, self.profile.law, card)
 
     @property
     def engines(self) -> list[VirtualEngine]:
