@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from treesearch.algorithms.base import Search
 from treesearch.answers import AnswerRule
 from treesearch.backends.base import Proposer, Scored, Scorer
+from treesearch.backpressure import Backpressure
 from treesearch.checker import Checker
+from treesearch.early import Early
 from treesearch.errors import RunError, told
 from treesearch.forms import Forms
 from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
@@ -103,6 +105,12 @@ class Engine:
         self.proposers = Pool([proposer_replica(p) for p in proposers], s.timeout)
         self.scorers = Pool([scorer_replica(p) for p in scorers], s.timeout) if scorers is not None else None
         self.outcomes = Pool([scorer_replica(p) for p in outcomes], s.timeout) if outcomes is not None else None
+        self.backpressure = Backpressure()
+        self.early = Early(lambda name, job, chains: self._ask_scorer(name, _one_attempt(job), chains))
+        telling = [proposer for proposer in proposers if hasattr(proposer, "tell")]
+        for proposer in telling:
+            proposer.tell = self._tell
+        self._early = bool(telling) and self.scorers is not None and not self._reads_unfinished
         self.stats = Stats()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running: Counter[str] = Counter()  # requests of a problem that have not come back
@@ -214,7 +222,7 @@ class Engine:
             self._running[problem_id] += 1
             self._tasks[job.id] = loop.create_task(self._serve(job))
         for job_id in outcome.cancelled:
-            if self.proposers.waits(job_id):
+            if self.proposers.waits(job_id) or self.backpressure.waits(job_id):
                 self._tasks[job_id].cancel()
             else:  # its reply comes back all the same, so that its tokens are counted
                 for pool in self.pools():
@@ -249,17 +257,19 @@ class Engine:
 
     async def _expand(self, job: Job) -> Expansion:
         """The one reply to a job: chains read and scored, or an error as a value."""
+        if job.score is not None and self.scorers is not None:
+            await self.backpressure.turn(*self.scorers.home(job.id), job.id, job.priority)
         if self._ended(job):
             return Expansion(job.leaf, error="cancelled")
         chains: tuple[Chain, ...] = ()
         try:
+            if self._early and job.until == "step" and job.score == "step" and job.n != 1:
+                self.early.begin(job)
             chains = await self.proposers.run(job.id, job, kin=job.seed)
             if self._ended(job):
                 return Expansion(job.leaf, chains)  # nobody will look at it: counted, not scored
             _check_chains(job, chains)
-            path = under_way(job.path)
-            if len(path) < len(job.path):  # what is read and judged is one attempt
-                job = replace(job, path=path)
+            job = _one_attempt(job)
             compared: Sequence[asyncio.Task[None]] = ()
             if self._reads_unfinished or any([chain[-1].finish != "step" for chain in chains]):
                 chains = tuple([await self._read(job, chain) for chain in chains])
@@ -273,6 +283,13 @@ class Engine:
         except Exception as error:
             self.manager.waste(job.problem.id, _sampled(chains))
             return Expansion(job.leaf, error=told(error))
+        finally:
+            await self.early.end(job.id)
+
+    def _tell(self, job: Job, k: int, chain: Chain) -> None:
+        """A proposer has drawn chain `k` of a job, and others not yet: it is scored meanwhile, if nothing is read in it."""
+        if chain[-1].finish == "step" and not self._ended(job):
+            self.early.tell(job, k, chain)
 
     async def _read(self, job: Job, chain: Chain) -> Chain:
         """The chain with its last step's answer, if it ended, or its search reads unfinished ones; no thought has one."""
@@ -305,7 +322,7 @@ class Engine:
         """Scores of the new steps, and of the whole chains that ended where there is an outcome model."""
         scored: int | None = 0
         if job.score is not None and self.scorers is not None:
-            result: Scored = await self.scorers.run(job.id, (job, chains))
+            result = await self._scored(job, chains)
             chains = _with_scores(chains, result.scores)
             scored = result.tokens
             self.stats.scores += sum(map(len, chains))
@@ -320,6 +337,25 @@ class Engine:
             )
             scored = add(scored, result.tokens)
         return Expansion(job.leaf, chains, scored=scored)
+
+    async def _scored(self, job: Job, chains: Sequence[Chain]) -> Scored:
+        """Scores of the new steps: of those chains that are not read already, together."""
+        early = self.early.told(job.id, chains)
+        rest = [k for k in range(len(chains)) if k not in early]
+        if not early:
+            return await self._ask_scorer(job.id, job, tuple(chains))
+        found = await self._ask_scorer(job.id, job, tuple([chains[k] for k in rest])) if rest else Scored((), 0)
+        scores, tokens = dict(zip(rest, found.scores, strict=True)), found.tokens
+        for k, task in early.items():
+            reply = await task
+            (scores[k],) = reply.scores
+            tokens = add(tokens, reply.tokens)
+        return Scored(tuple([scores[k] for k in range(len(chains))]), tokens)
+
+    async def _ask_scorer(self, item_id: str, job: Job, chains: tuple[Chain, ...]) -> Scored:
+        assert self.scorers is not None
+        with self.backpressure.reading(*self.scorers.home(job.id), tokens_in(chains)):
+            return await self.scorers.run(item_id, (job, chains))  # type: ignore[no-any-return]
 
     # Journal and answers
 
@@ -430,7 +466,13 @@ def proposer_replica(proposer: Proposer) -> Replica:
 
 
 def scorer_replica(scorer: Scorer) -> Replica:
-    return Replica(scorer.score, scorer.max_jobs)
+    return Replica(scorer.score, scorer.max_jobs, enough=getattr(scorer, "enough", None))
+
+
+def _one_attempt(job: Job) -> Job:
+    """What is read and judged: the attempt that the job continues."""
+    path = under_way(job.path)
+    return replace(job, path=path) if len(path) < len(job.path) else job
 
 
 def _check_chains(job: Job, chains: Sequence[Chain]) -> None:
@@ -444,6 +486,11 @@ def _check_chains(job: Job, chains: Sequence[Chain]) -> None:
         for step in chain:
             if step.logprob != step.logprob:
                 raise ValueError("the proposer gave nan as a log-probability")
+
+
+def tokens_in(chains: Sequence[Chain]) -> int:
+    """Tokens of new steps, as far as they are known."""
+    return sum([step.tokens or 0 for chain in chains for step in chain])
 
 
 def _sampled(chains: Sequence[Chain]) -> int | None:

@@ -38,13 +38,15 @@ class Replica:
     """`call` takes a list of items and gives a list of replies or exceptions; `credits` bounds the items in flight.
 
     `abort`, where there is one, is told the ids of items nobody wants any more; `trial` is the `call` of suspects, which
-    the replica runs while it runs no other suspect, whoever sends it, or (true) nothing at all of other pools.
+    the replica runs while it runs no other suspect, whoever sends it, or (true) nothing at all of other pools. `enough`:
+    tokens in flight that keep it busy (None: not known), see `backpressure`.
     """
 
     call: Call
     credits: int
     abort: Callable[[Sequence[str]], None] | None = None
     trial: Trial | None = None
+    enough: int | None = None
 
 
 class Pool:
@@ -168,6 +170,11 @@ class Pool:
         """Replicas that were found to have died of poison since this was last asked."""
         found, self._blame.explained = self._blame.explained, []
         return found
+
+    def home(self, item_id: str) -> tuple[int, int | None]:
+        """The replica that this item goes to if nothing changes, and what is enough for it."""
+        number = self.dispatch.home(item_id)
+        return number, None if number == NOWHERE else self.replicas[number].enough
 
     def waits(self, item_id: str) -> bool:
         """Whether the item still waits for a slot."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from benchmarks.virtual import lengths
@@ -17,7 +17,7 @@ from benchmarks.virtual.cache import Part
 from benchmarks.virtual.card import Card
 from benchmarks.virtual.constants import Profile
 from benchmarks.virtual.engine import Request, VirtualEngine
-from treesearch.backends.base import Scored
+from treesearch.backends.base import Scored, Tell
 from treesearch.backends.simulated import SimulatedScores, good
 from treesearch.types import Chain, Job, Problem, Step, chain_seed, digest
 
@@ -26,11 +26,12 @@ NOISE = 0.3  # of a score, see `SimulatedScores`
 
 
 class VirtualProposer:
-    """`max_jobs` as of `VLLMProposer`."""
+    """`max_jobs` and `tell` as of `VLLMProposer`."""
 
     def __init__(self, engine: VirtualEngine) -> None:
         self.engine = engine
         self.max_jobs = max(1, engine.serving.max_num_seqs // 2)
+        self.tell: Tell | None = None
 
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
         return await asyncio.gather(*(self._job(job) for job in jobs))
@@ -39,19 +40,28 @@ class VirtualProposer:
         assert job.n is not None
         chains = tuple(chain_of(job, i) for i in range(job.first, job.first + job.n))
         given = (prompt_of(job.problem), *map(part_of, job.path))
-        for done in [self.engine.submit(Request(given, tuple(map(part_of, c)), job.priority)) for c in chains]:
+        requests = [self.engine.submit(Request(given, tuple(map(part_of, c)), job.priority)) for c in chains]
+        for k, done in enumerate(requests):
+            if self.tell is not None:
+                done.add_done_callback(partial(self._drawn, job, k, chains[k]))
+        for done in requests:
             await done
         return chains
+
+    def _drawn(self, job: Job, k: int, chain: Chain, done: asyncio.Future[int]) -> None:
+        if self.tell is not None and not done.cancelled():
+            self.tell(job, k, chain)
 
     async def close(self) -> None: ...
 
 
 class VirtualScorer:
-    """`max_jobs` as of `VLLMScorer`."""
+    """`max_jobs` and `enough` as of `VLLMScorer`."""
 
     def __init__(self, engine: VirtualEngine) -> None:
         self.engine = engine
         self.max_jobs = engine.serving.max_num_seqs
+        self.enough = engine.serving.max_num_batched_tokens
         self._scores = SimulatedScores(NOISE)
 
     async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:

@@ -3,7 +3,7 @@ loads what it needs, the only place where heavy imports happen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,13 +21,17 @@ class Limits:
     think_most: int | None = None  # one that is still open then is closed
 
 
+Tell = Callable[[Job, int, Chain], None]  # a job, the number of one of its chains, the chain
+
+
 class Proposer(Protocol):
     """Draws continuations. Called with all jobs that wait; gives one reply a job, in order.
 
     A reply is the job's chains (unscored, `answer` unread) or an exception: RequestError for a job that must not be
     asked again, RunError where no job can be done (a refused key): it ends the run; anything else for one that may. A
     proposer may also have `abort(job_ids)`: nobody wants these any more, and their replies come early, with the chains as
-    far as they were sampled; and `only_answers`: why it writes whole answers only, None if it does not. Any backend may
+    far as they were sampled; `tell: Tell | None`, set by whoever asks, which it calls with each chain as soon as that exists,
+    so that it is scored while others of its job are still drawn; and `only_answers`: why it writes whole answers only, None if it does not. Any backend may
     have `async forget()`: a new run begins that shall not profit from what is kept of earlier ones.
     """
 
@@ -50,7 +54,11 @@ class Scored:
 
 
 class Scorer(Protocol):
-    """Judges steps. Called with all (job, chains) that wait; gives one reply an item, in order, or an exception."""
+    """Judges steps. Called with all (job, chains) that wait; gives one reply an item, in order, or an exception.
+
+    A scorer may also have `enough`: the tokens of new steps in flight that keep it busy. While it has as many, its trees
+    ask the proposers for no more.
+    """
 
     max_jobs: int
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from treesearch.backends import vllm_engine
-from treesearch.backends.base import Limits, Scored
+from treesearch.backends.base import Limits, Scored, Tell
 from treesearch.backends.causal import UNBOUNDED, CausalProposer, Draft, context_of, ends_of, location, unloadable
 from treesearch.backends.chat import use_template
 from treesearch.backends.formats import check_family, form_of, system_of
@@ -194,6 +194,7 @@ class VLLMProposer(CausalProposer, OnEngine):
         self.max_jobs = max(1, spec.max_num_seqs // 2)  # a job asks for several chains: enough for some to wait
         self._stops = stops(self.splitter, self.splitter.separator)
         self._running: dict[str, list[Draft]] = {}  # job -> its chains
+        self.tell: Tell | None = None
 
     async def propose(self, jobs: Sequence[Job]) -> list[Chains | Exception]:
         """One reply a job, as described in backends.base."""
@@ -219,20 +220,29 @@ class VLLMProposer(CausalProposer, OnEngine):
             return error
         self._running.setdefault(job.id, []).extend(drafts)
         try:
-            failures = await asyncio.gather(*(self._sample(draft) for draft in drafts), return_exceptions=True)
+            replies = await asyncio.gather(*(self._chain(draft) for draft in drafts), return_exceptions=True)
         finally:
             left = [draft for draft in self._running.pop(job.id) if draft not in drafts]
             if left:  # of the same job, sent again
                 self._running[job.id] = left
-        for failure in failures:
-            if isinstance(failure, Exception):
-                return failure
-            if isinstance(failure, BaseException):
-                raise failure
-        chains = [self.chain(draft) or (Step("", (), 0),) for draft in drafts]  # an aborted chain may hold no token
+        chains: list[Chain] = []
+        for reply in replies:
+            if isinstance(reply, Exception):
+                return reply
+            if isinstance(reply, BaseException):
+                raise reply
+            chains.append(reply)
         if not any(step.tokens for chain in chains for step in chain):
             return RequestError("aborted")
         return tuple(chains)
+
+    async def _chain(self, draft: Draft) -> Chain:
+        await self._sample(draft)
+        chain = self.chain(draft) or (Step("", (), 0),)  # an aborted chain may hold no token
+        if self.tell is not None:
+            job = draft.start.job
+            self.tell(job, draft.number - job.first, chain)
+        return chain
 
     async def _sample(self, draft: Draft) -> None:
         """Segment by segment, until the draft is done or its job aborted."""
@@ -276,6 +286,7 @@ class VLLMScorer(OnEngine):
     def __init__(self, spec: EngineSpec, engine: VLLMEngine, reader: Reader) -> None:
         self.engine, self.reader = engine, reader
         self.max_jobs = spec.max_num_seqs
+        self.enough = spec.max_num_batched_tokens  # a step of its engine
         self._flying: dict[Ids, asyncio.Task[Reply]] = {}
         self._kept = Kept()
 
