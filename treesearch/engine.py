@@ -19,7 +19,7 @@ from treesearch.answers import AnswerRule
 from treesearch.backends.base import Proposer, Scored, Scorer
 from treesearch.backpressure import Backpressure
 from treesearch.checker import Checker
-from treesearch.early import Early
+from treesearch.early import Early, tokens_in
 from treesearch.errors import RunError, told
 from treesearch.forms import Forms
 from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
@@ -288,8 +288,8 @@ class Engine:
 
     def _tell(self, job: Job, k: int, chain: Chain) -> None:
         """A proposer has drawn chain `k` of a job, and others not yet: it is scored meanwhile, if nothing is read in it."""
-        if chain[-1].finish == "step" and not self._ended(job):
-            self.early.tell(job, k, chain)
+        if chain[-1].finish == "step" and not self._ended(job) and self.scorers is not None:
+            self.early.tell(self.scorers.home(job.id)[0], job, k, chain)
 
     async def _read(self, job: Job, chain: Chain) -> Chain:
         """The chain with its last step's answer, if it ended, or its search reads unfinished ones; no thought has one."""
@@ -342,6 +342,8 @@ class Engine:
         """Scores of the new steps: of those chains that are not read already, together."""
         early = self.early.told(job.id, chains)
         rest = [k for k in range(len(chains)) if k not in early]
+        if rest and self._early and self.scorers is not None:
+            self.early.send(self.scorers.home(job.id)[0])
         if not early:
             return await self._ask_scorer(job.id, job, tuple(chains))
         found = await self._ask_scorer(job.id, job, tuple([chains[k] for k in rest])) if rest else Scored((), 0)
@@ -354,7 +356,8 @@ class Engine:
 
     async def _ask_scorer(self, item_id: str, job: Job, chains: tuple[Chain, ...]) -> Scored:
         assert self.scorers is not None
-        with self.backpressure.reading(*self.scorers.home(job.id), tokens_in(chains)):
+        scorer, enough = self.scorers.home(job.id)
+        with self.backpressure.reading(scorer, enough, tokens_in(chains)):
             return await self.scorers.run(item_id, (job, chains))  # type: ignore[no-any-return]
 
     # Journal and answers
@@ -486,11 +489,6 @@ def _check_chains(job: Job, chains: Sequence[Chain]) -> None:
         for step in chain:
             if step.logprob != step.logprob:
                 raise ValueError("the proposer gave nan as a log-probability")
-
-
-def tokens_in(chains: Sequence[Chain]) -> int:
-    """Tokens of new steps, as far as they are known."""
-    return sum([step.tokens or 0 for chain in chains for step in chain])
 
 
 def _sampled(chains: Sequence[Chain]) -> int | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.fakes import keyed_chain
 from tests.simulation.loop import HERE, Killed
-from treesearch.backends.base import Scored
+from treesearch.backends.base import Scored, Tell
 from treesearch.errors import RequestError
 from treesearch.types import Chain, Expansion, Job, Problem, digest
 
@@ -107,6 +107,8 @@ class Model:
     def __init__(self, world: World) -> None:
         self.world, self.keys = world, world.plan.keys
         self.max_jobs = world.plan.credits
+        self.enough = world.plan.enough
+        self.tell: Tell | None = None
         self.dead = False
         self.usage = {"prompt_tokens": 0, "cached_tokens": 0}
         self.aborted: set[str] = set()
@@ -120,6 +122,10 @@ class Model:
             return [RequestError("prompt too long")]
         chains = chains_of(job)
         self.usage["prompt_tokens"] += 1
+        if self.tell is not None and self.world.plan.enough is not None:  # the last one as late as its job
+            for k, chain in enumerate(chains[:-1]):
+                self.tell(job, k, chain)
+                await asyncio.sleep(self.world.plan.work / 4)
         return [chains[:-1] if self.keys.bad_chains(job) else chains]
 
     async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:

@@ -30,9 +30,10 @@ class Proposer(Protocol):
     A reply is the job's chains (unscored, `answer` unread) or an exception: RequestError for a job that must not be
     asked again, RunError where no job can be done (a refused key): it ends the run; anything else for one that may. A
     proposer may also have `abort(job_ids)`: nobody wants these any more, and their replies come early, with the chains as
-    far as they were sampled; `tell: Tell | None`, set by whoever asks, which it calls with each chain as soon as that exists,
-    so that it is scored while others of its job are still drawn; and `only_answers`: why it writes whole answers only, None if it does not. Any backend may
-    have `async forget()`: a new run begins that shall not profit from what is kept of earlier ones.
+    far as they were sampled; `tell: Tell | None`, set by whoever asks, which it calls with each chain as soon as that is
+    there, so that it is scored while others of its job are drawn; and `only_answers`: why it writes whole answers only,
+    None if it does not. Any backend may have `async forget()`: a new run begins that shall not profit from what is kept of
+    earlier ones.
     """
 
     max_jobs: int  # jobs worth having in flight at once
