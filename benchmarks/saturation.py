@@ -1,13 +1,13 @@
 """How full does a search keep its engines? SIMULATED: the real engine drives virtual ones, in virtual seconds.
 
-    python -m benchmarks.saturation [--part full|alone|many] [--profiles 0,1] [--n 16] [--problems 128] [--flight 64] [--json FILE]
+    python -m benchmarks.saturation [--part full|alone|many] [--profiles 0,1] [--n 16] [--problems 128] [--json FILE]
 
-`full`: 64 problems in flight (or --flight). eta = tokens/s of the search over tokens/s of the same generate and pooling requests asked
-all at once of the same engines. It is given for the middle of the run, from the end of the first problem to the begin of
-the last, and for the `whole` run, whose end has few problems left. `proposer` is over the proposer's requests without any
-PRM. Occupancy is of the batch with 90 % of the most tokens/s; a bubble is time with less than half of it. `head of line`
-is the share of a reply's life that it waits for an older one; `arrival` (with --arrival) is by what factor tokens/s change
-if it does not.
+`full`: 64 problems in flight (--flight). eta = tokens/s of the search over tokens/s of the same generate and pooling
+requests asked all at once of the same engines. It is given for the middle of the run, from the end of the first problem
+to the begin of the last, and for the `whole` run, whose end has few problems left. `proposer` is over the proposer's
+requests without any PRM. Occupancy is of the batch with 90 % of the most tokens/s; a bubble is time with less than half of
+it. `head of line` is the share of a reply's life that it waits for an older one; `arrival` (with --arrival) is by what
+factor tokens/s change if it does not.
 `alone`: one problem at a time, against a loop with a barrier after each level's drawing and after its scoring, whose PRM
 reads the prefix cache (`level`), or does not, which is vLLM's default (`no reuse`).
 `many`: 64 problems, against the level loop with all of them side by side, and with one at a time (every eighth

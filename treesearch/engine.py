@@ -257,7 +257,7 @@ class Engine:
 
     async def _expand(self, job: Job) -> Expansion:
         """The one reply to a job: chains read and scored, or an error as a value."""
-        if job.score is not None and self.scorers is not None:
+        if job.score is not None and self.scorers is not None and self.scorers.paced:
             await self.backpressure.turn(*self.scorers.home(job.id), job.id, job.priority)
         if self._ended(job):
             return Expansion(job.leaf, error="cancelled")
@@ -284,7 +284,8 @@ class Engine:
             self.manager.waste(job.problem.id, _sampled(chains))
             return Expansion(job.leaf, error=told(error))
         finally:
-            await self.early.end(job.id)
+            if self._early:
+                await self.early.end(job.id)
 
     def _tell(self, job: Job, k: int, chain: Chain) -> None:
         """A proposer has drawn chain `k` of a job, and others not yet: it is scored meanwhile, if nothing is read in it."""
@@ -322,9 +323,7 @@ class Engine:
         """Scores of the new steps, and of the whole chains that ended where there is an outcome model."""
         scored: int | None = 0
         if job.score is not None and self.scorers is not None:
-            result = await self._scored(job, chains)
-            chains = _with_scores(chains, result.scores)
-            scored = result.tokens
+            chains, scored = await self._scored(job, chains)
             self.stats.scores += sum(map(len, chains))
         if self.outcomes is None:
             return Expansion(job.leaf, chains, scored=scored)
@@ -338,26 +337,30 @@ class Engine:
             scored = add(scored, result.tokens)
         return Expansion(job.leaf, chains, scored=scored)
 
-    async def _scored(self, job: Job, chains: Sequence[Chain]) -> Scored:
-        """Scores of the new steps: of those chains that are not read already, together."""
-        early = self.early.told(job.id, chains)
+    async def _scored(self, job: Job, chains: tuple[Chain, ...]) -> tuple[tuple[Chain, ...], int | None]:
+        """The chains with the scores of their steps, and the tokens computed: those not read early are read together."""
+        early = self.early.told(job.id, chains) if self._early else {}
         rest = [k for k in range(len(chains)) if k not in early]
         if rest and self._early and self.scorers is not None:
             self.early.send(self.scorers.home(job.id)[0])
-        if not early:
-            return await self._ask_scorer(job.id, job, tuple(chains))
-        found = await self._ask_scorer(job.id, job, tuple([chains[k] for k in rest])) if rest else Scored((), 0)
-        scores, tokens = dict(zip(rest, found.scores, strict=True)), found.tokens
+        judged = list(chains)
+        tokens: int | None = 0
+        if rest or not early:
+            reply = await self._ask_scorer(job.id, job, tuple([chains[k] for k in rest]))
+            for k, chain in zip(rest, _with_scores([chains[k] for k in rest], reply.scores), strict=True):
+                judged[k] = chain
+            tokens = reply.tokens
         for k, task in early.items():
             reply = await task
-            (scores[k],) = reply.scores
+            (judged[k],) = _with_scores([chains[k]], reply.scores)
             tokens = add(tokens, reply.tokens)
-        return Scored(tuple([scores[k] for k in range(len(chains))]), tokens)
+        return tuple(judged), tokens
 
     async def _ask_scorer(self, item_id: str, job: Job, chains: tuple[Chain, ...]) -> Scored:
         assert self.scorers is not None
-        scorer, enough = self.scorers.home(job.id)
-        with self.backpressure.reading(scorer, enough, tokens_in(chains)):
+        if not self.scorers.paced:
+            return await self.scorers.run(item_id, (job, chains))  # type: ignore[no-any-return]
+        with self.backpressure.reading(*self.scorers.home(job.id), tokens_in(chains)):
             return await self.scorers.run(item_id, (job, chains))  # type: ignore[no-any-return]
 
     # Journal and answers

@@ -62,6 +62,7 @@ class Pool:
         self.dispatch = Dispatch()
         self.timeout = timeout
         self.retries = 0
+        self.paced = False  # whether of some replica it is known what is enough
         self._joined = 0
         self._turns: dict[str, asyncio.Future[int]] = {}
         self._running: dict[str, int] = {}
@@ -82,6 +83,7 @@ class Pool:
         """Give work to a replica from now on; returns its number here."""
         number, self._joined = self._joined, self._joined + 1
         self.replicas[number] = replica
+        self.paced = self.paced or replica.enough is not None
         self.dispatch.join(number, replica.credits)
         self._send()
         return number

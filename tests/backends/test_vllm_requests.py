@@ -207,6 +207,29 @@ def test_an_aborted_job_gives_what_was_sampled_or_says_so() -> None:
     assert isinstance(nothing, RequestError) and str(nothing) == "aborted"
 
 
+def test_each_chain_is_told_of_as_soon_as_it_is_there() -> None:
+    class Uneven(FakeEngine):
+        async def generate(self, ids: Sequence[int], params: Any, request_id: str, priority: int = 0) -> Reply:
+            reply = await super().generate(ids, params, request_id, priority)
+            for _ in range({"#2": 40, "#3": 0, "#4": 20}[request_id[request_id.index("#") :][:2]]):
+                await asyncio.sleep(0)
+            return reply
+
+    backend = proposer()
+    backend.engine = Uneven()  # type: ignore[assignment]
+    asked, told = replace(job(n=3), first=2), list[tuple[int, Chain, int]]()
+
+    def tell(about: Job, k: int, chain: Chain) -> None:
+        assert about is asked
+        told.append((k, chain, sum(draft.done for draft in backend._running[asked.id])))
+
+    backend.tell = tell
+    (chains,) = asyncio.run(backend.propose([asked]))
+    assert not isinstance(chains, Exception)
+    assert [(k, done) for k, _, done in told] == [(1, 1), (2, 2), (0, 3)]
+    assert all(chains[k] == chain for k, chain, _ in told)
+
+
 def test_an_engines_error_is_the_reply_of_its_job_alone() -> None:
     p = proposer()
     p.engine.says = [RuntimeError("dead")]  # type: ignore[attr-defined]
