@@ -107,7 +107,7 @@ class Engine:
         self.outcomes = Pool([scorer_replica(p) for p in outcomes], s.timeout) if outcomes is not None else None
         self.backpressure = Backpressure()
         self.early = Early(lambda name, job, chains: self._ask_scorer(name, _one_attempt(job), chains))
-        telling = [proposer for proposer in proposers if hasattr(proposer, "tell")]
+        telling: list[Any] = [proposer for proposer in proposers if hasattr(proposer, "tell")]
         for proposer in telling:
             proposer.tell = self._tell
         self._early = bool(telling) and self.scorers is not None and not self._reads_unfinished
