@@ -73,6 +73,7 @@ class _Life:
     credits: int
     pid: int
     host: str
+    enough: int | None  # tokens that keep it busy
     ended: str = ""  # why, if a manager gave it up
 
 
@@ -284,12 +285,12 @@ class Cluster:
         finally:
             loading.cancel()
         credits = info["credits"] // 2 if slot.name in self._halved else info["credits"]
-        life = self.lives[epoch] = _Life(slot, actor, credits, info["pid"], info["host"])
+        life = self.lives[epoch] = _Life(slot, actor, credits, info["pid"], info["host"], info["enough"])
         await asyncio.gather(*(self._join(m, epoch, life) for m in self.managers.values()), return_exceptions=True)
         return life
 
     async def _join(self, manager: _Manager, epoch: int, life: _Life) -> None:
-        await manager.handle.join.remote(life.slot.role, epoch, life.handle, life.credits)
+        await manager.handle.join.remote(life.slot.role, epoch, life.handle, life.credits, life.enough)
 
     def _tell(self, slot: Slot, epoch: int, reason: str, death: Death) -> None:
         """Let all managers know that a replica is gone."""

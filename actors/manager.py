@@ -147,8 +147,11 @@ class TreeManager:
 
     # Replicas
 
-    async def join(self, role: str, epoch: int, handle: Any, credits: int) -> None:
-        """A replica is ready: give it work, within this manager's share of its credits. Told twice, it joins once."""
+    async def join(self, role: str, epoch: int, handle: Any, credits: int, enough: int | None = None) -> None:
+        """A replica is ready: give it work, within this manager's share of its credits. Told twice, it joins once.
+
+        `enough`: tokens that keep it busy, whoever sends them.
+        """
         if (role, epoch) in self.links:
             return
         link = Link(
@@ -161,7 +164,8 @@ class TreeManager:
             lost=lambda error: self._lose(role, epoch, error),
         )
         self.links[role, epoch] = link
-        replica = Replica(link.call, max(1, credits // self.managers), link.abort, link.trial)
+        enough = enough and max(1, enough // self.managers)
+        replica = Replica(link.call, max(1, credits // self.managers), link.abort, link.trial, enough)
         link.number = self._pool(role).join(replica)
         self.engine.admit()
 

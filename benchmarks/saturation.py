@@ -2,12 +2,12 @@
 
     python -m benchmarks.saturation [--part full|alone|many] [--profiles 0,1] [--n 16] [--problems 128] [--json FILE]
 
-`full`: 64 problems in flight. eta = tokens/s of the search over tokens/s of the same generate and pooling requests asked
-all at once of the same engines. It is given for the middle of the run, from the end of the first problem to the begin of
-the last, and for the `whole` run, whose end has few problems left. `proposer` is over the proposer's requests without any
-PRM. Occupancy is of the batch with 90 % of the most tokens/s; a bubble is time with less than half of it. `head of line`
-is the share of a reply's life that it waits for an older one; `arrival` (with --arrival) is by what factor tokens/s change
-if it does not.
+`full`: 64 problems in flight (--flight). eta = tokens/s of the search over tokens/s of the same generate and pooling
+requests asked all at once of the same engines. It is given for the middle of the run, from the end of the first problem
+to the begin of the last, and for the `whole` run, whose end has few problems left. `proposer` is over the proposer's
+requests without any PRM. Occupancy is of the batch with 90 % of the most tokens/s; a bubble is time with less than half of
+it. `head of line` is the share of a reply's life that it waits for an older one; `arrival` (with --arrival) is by what
+factor tokens/s change if it does not.
 `alone`: one problem at a time, against a loop with a barrier after each level's drawing and after its scoring, whose PRM
 reads the prefix cache (`level`), or does not, which is vLLM's default (`no reuse`).
 `many`: 64 problems, against the level loop with all of them side by side, and with one at a time (every eighth
@@ -54,10 +54,10 @@ def sized(name: str, n: int, parallel: int = 8) -> Search:
     return SEARCHES[name](**given[name])  # type: ignore[no-any-return]
 
 
-def full(profile: Profile, name: str, n: int, count: int, arrival: bool = False) -> Row:
+def full(profile: Profile, name: str, n: int, count: int, flight: int = FLIGHT, arrival: bool = False) -> Row:
     """One search with many problems in flight, against its own requests all at once."""
     machine, search = Machine(profile), sized(name, n)
-    run = ours(machine, search, problems(count), FLIGHT)
+    run = ours(machine, search, problems(count), flight)
     k = len(machine.proposers)
     once, drawn = at_once(Machine(profile), run.traces), at_once(Machine(profile), run.traces[:k])
     seconds, usages = run.full.seconds, run.full.usages
@@ -65,7 +65,7 @@ def full(profile: Profile, name: str, n: int, count: int, arrival: bool = False)
     busy = sum(usage.busy for usage in usages[:k])
     gain = {}
     if arrival:
-        freely = ours(Machine(profile), search, problems(count), FLIGHT, "arrival")
+        freely = ours(Machine(profile), search, problems(count), flight, "arrival")
         gain["arrival"] = freely.generated / freely.seconds / (run.generated / run.seconds)
     return {
         "eta": rate * once / run.generated,
@@ -122,13 +122,13 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     for profile in [PROFILES[k] for k in args.profiles]:
         if args.part == "alone":
             yield from ({"search": name, "n": n, **alone(profile, name, n, 2), "profile": profile.name}
-                        for name in args.searches for n in SIZES)  # fmt: skip
+                        for name in args.searches for n in args.sizes)  # fmt: skip
             continue
         for name in args.searches:
             if args.part == "many":
                 row = many(profile, name, args.n)
             else:
-                row = full(profile, name, args.n, args.problems, args.arrival)
+                row = full(profile, name, args.n, args.problems, args.flight, args.arrival)
             yield {"search": name, "n": args.n, **row, "profile": profile.name}
 
 
@@ -181,12 +181,14 @@ def main() -> None:
     parser.add_argument("--profiles", type=numbers_of, default=list(range(len(PROFILES))), help="by number, from 0")
     parser.add_argument("--searches", type=words_of, default=NAMES)
     parser.add_argument("--n", type=int, default=16, help="chains or simulations of a problem")
+    parser.add_argument("--sizes", type=numbers_of, default=SIZES, help="n of each row, for one problem alone")
     parser.add_argument("--problems", type=int, default=128)
+    parser.add_argument("--flight", type=int, default=FLIGHT, help="problems in flight")
     parser.add_argument("--arrival", action="store_true", help="also run with replies delivered as they arrive")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if args.part == "full" and args.problems <= FLIGHT:
-        parser.error(f"--problems {args.problems}: must be above {FLIGHT}, as many are in flight")
+    if args.part == "full" and args.problems <= args.flight:
+        parser.error(f"--problems {args.problems}: must be above {args.flight}, as many are in flight")
     found = table(rows(args))
     verdicts(found, args.part)
     if args.json:

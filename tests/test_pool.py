@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
+from treesearch.dispatch import NOWHERE
 from treesearch.errors import RequestError, RunError
 from treesearch.pool import Death, Pool, Replica, ReplicaLost
 
@@ -453,5 +455,20 @@ def test_a_pool_that_is_shut_ends_who_waits_and_minds_nobody_who_was_cancelled()
         pool.shut(RunError("none is left"))
         found = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(error) for error in found] == [RunError, asyncio.CancelledError, RunError]
+
+    asyncio.run(main())
+
+
+def test_an_item_is_at_home_where_its_tree_is_and_it_is_known_what_is_enough_there() -> None:
+    async def call(items: Sequence[Any]) -> list[Any]:
+        return list(items)
+
+    async def main() -> None:
+        pool = Pool()
+        assert pool.home("a/0") == (NOWHERE, None) and not pool.paced
+        some = [pool.join(Replica(call, 4, enough=10)), pool.join(Replica(call, 4))]
+        assert pool.paced
+        homes = dict([pool.home("a/0"), pool.home("b/0")])
+        assert homes == dict(zip(some, (10, None), strict=True)) and pool.home("a/1") == pool.home("a/0")
 
     asyncio.run(main())

@@ -101,6 +101,10 @@ class Dispatch:
             self._trees[self._home.pop(tree)] -= 1
         self._age.pop(tree, None)
 
+    def home(self, job_id: str) -> int:
+        """The replica where the job's tree is at home; NOWHERE while there is none."""
+        return self._place(self._born_by(job_id))
+
     def suspects(self) -> list[str]:
         """Suspects that wait."""
         return list(self._suspects)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from treesearch.algorithms.base import Search
 from treesearch.answers import AnswerRule
 from treesearch.backends.base import Proposer, Scored, Scorer
+from treesearch.backpressure import Backpressure, tokens_in
 from treesearch.checker import Checker
 from treesearch.errors import RunError, told
 from treesearch.forms import Forms
@@ -93,6 +94,7 @@ class Engine:
         self.proposers = Pool([proposer_replica(p) for p in proposers], s.timeout)
         self.scorers = Pool([scorer_replica(p) for p in scorers], s.timeout) if scorers is not None else None
         self.outcomes = Pool([scorer_replica(p) for p in outcomes], s.timeout) if outcomes is not None else None
+        self.backpressure = Backpressure()
         self.stats = self.manager.stats
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running: Counter[str] = Counter()  # requests of a problem that have not come back
@@ -203,7 +205,7 @@ class Engine:
             self._running[problem_id] += 1
             self._tasks[job.id] = loop.create_task(self._serve(job))
         for job_id in outcome.cancelled:
-            if self.proposers.waits(job_id):
+            if self.proposers.waits(job_id) or self.backpressure.waits(job_id):
                 self._tasks[job_id].cancel()
             else:  # its reply comes back all the same, so that its tokens are counted
                 for pool in self.pools():
@@ -238,6 +240,8 @@ class Engine:
 
     async def _expand(self, job: Job) -> Expansion:
         """The one reply to a job: chains read and scored, or an error as a value."""
+        if job.score is not None and self.scorers is not None and self.scorers.paced:
+            await self.backpressure.turn(*self.scorers.home(job.id), job.id, job.priority)
         if self._ended(job):
             return Expansion(job.leaf, error="cancelled")
         chains: tuple[Chain, ...] = ()
@@ -294,7 +298,7 @@ class Engine:
         """Scores of the new steps, and of the whole chains that ended where there is an outcome model."""
         scored: int | None = 0
         if job.score is not None and self.scorers is not None:
-            result: Scored = await self.scorers.run(job.id, (job, chains))
+            result = await self._scored(job, chains, self.scorers)
             chains = _with_scores(chains, result.scores)
             scored = result.tokens
             self.stats.scores += sum(map(len, chains))
@@ -309,6 +313,13 @@ class Engine:
             )
             scored = add(scored, result.tokens)
         return Expansion(job.leaf, chains, scored=scored)
+
+    async def _scored(self, job: Job, chains: tuple[Chain, ...], scorers: Pool) -> Scored:
+        """The scorer's reply; while it is waited for, the scorer has these chains to read."""
+        if not scorers.paced:
+            return await scorers.run(job.id, (job, chains))  # type: ignore[no-any-return]
+        with self.backpressure.reading(*scorers.home(job.id), tokens_in(chains)):
+            return await scorers.run(job.id, (job, chains))  # type: ignore[no-any-return]
 
     # Journal and answers
 
@@ -411,7 +422,7 @@ def proposer_replica(proposer: Proposer) -> Replica:
 
 
 def scorer_replica(scorer: Scorer) -> Replica:
-    return Replica(scorer.score, scorer.max_jobs)
+    return Replica(scorer.score, scorer.max_jobs, enough=getattr(scorer, "enough", None))
 
 
 def _check_chains(job: Job, chains: Sequence[Chain]) -> None:

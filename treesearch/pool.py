@@ -37,13 +37,15 @@ class Replica:
     """`call` takes a list of items and gives a list of replies or exceptions; `credits` bounds the items in flight.
 
     `abort`, where there is one, is told the ids of items nobody wants any more; `trial` is the `call` of suspects, which
-    the replica runs while it runs no other suspect, whoever sends it, or (true) nothing at all of other pools.
+    the replica runs while it runs no other suspect, whoever sends it, or (true) nothing at all of other pools. `enough`:
+    tokens in flight that keep it busy (None: not known), see `backpressure`.
     """
 
     call: Call
     credits: int
     abort: Callable[[Sequence[str]], None] | None = None
     trial: Trial | None = None
+    enough: int | None = None
 
 
 class Pool:
@@ -59,6 +61,7 @@ class Pool:
         self.dispatch = Dispatch()
         self.timeout = timeout
         self.retries = 0
+        self.paced = False  # whether of some replica it is known what is enough
         self._joined = 0
         self._turns: dict[str, asyncio.Future[int]] = {}
         self._running: dict[str, int] = {}
@@ -79,6 +82,7 @@ class Pool:
         """Give work to a replica from now on; returns its number here."""
         number, self._joined = self._joined, self._joined + 1
         self.replicas[number] = replica
+        self.paced = self.paced or replica.enough is not None
         self.dispatch.join(number, replica.credits)
         self._send()
         return number
@@ -177,6 +181,11 @@ class Pool:
         """Replicas that were found to have died of poison since this was last asked."""
         found, self._blame.explained = self._blame.explained, []
         return found
+
+    def home(self, item_id: str) -> tuple[int, int | None]:
+        """The replica that this item goes to if nothing changes, and what is enough for it."""
+        number = self.dispatch.home(item_id)
+        return number, None if number == NOWHERE else self.replicas[number].enough
 
     def waits(self, item_id: str) -> bool:
         """Whether the item still waits for a slot."""

@@ -50,7 +50,11 @@ class Scored:
 
 
 class Scorer(Protocol):
-    """Judges steps. Called with all (job, chains) that wait; gives one reply an item, in order, or an exception."""
+    """Judges steps. Called with all (job, chains) that wait; gives one reply an item, in order, or an exception.
+
+    A scorer may also have `enough`: the tokens of new steps in flight that keep it busy. While it has as many, its trees
+    ask the proposers for no more.
+    """
 
     max_jobs: int
 

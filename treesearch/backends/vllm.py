@@ -276,6 +276,7 @@ class VLLMScorer(OnEngine):
     def __init__(self, spec: EngineSpec, engine: VLLMEngine, reader: Reader) -> None:
         self.engine, self.reader = engine, reader
         self.max_jobs = spec.max_num_seqs
+        self.enough = spec.max_num_batched_tokens  # a step of its engine
         self._flying: dict[Ids, asyncio.Task[Reply]] = {}
         self._kept = Kept()
 
