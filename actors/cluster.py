@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -40,7 +40,7 @@ from treesearch.wire import problem_row, seal, unseal
 
 LONG = 600.0  # seconds after which a death is not one of a row
 PATIENCE = 30.0  # seconds for a replica to find its resources before the user is told what it waits for
-ENDED = (RayActorError, OutOfMemoryError)  # what calls to a process that is gone come to
+ENDED = (RayActorError, OutOfMemoryError, ActorUnschedulableError)  # what calls to a process that is gone come to
 REPLAYED = 2_000  # replies in the journals that a manager is given at once, more only where one problem has more
 Say = Callable[[str], None]
 
@@ -217,7 +217,7 @@ class Cluster:
                 actor = self._actor(slot, group).remote(
                     self.config.resolved(), slot.role, slot.number, epoch, slot.gpus or None
                 )
-                life = await self._ready(slot, epoch, actor)
+                life = await self._ready(slot, epoch, actor, shares=group is not None)
             await actor.stand.remote()
             raise AssertionError("a replica's call that never returns has returned")
         except RayTaskError as error:
@@ -272,8 +272,11 @@ class Cluster:
             self._groups[id(bundle)] = placement_group([bundle.resources()])
         return self._groups[id(bundle)]
 
-    async def _ready(self, slot: Slot, epoch: int, actor: Any) -> _Life:
-        """Wait until the model is loaded; tell the managers, and the user if it takes long to find a place."""
+    async def _ready(self, slot: Slot, epoch: int, actor: Any, shares: bool) -> _Life:
+        """Wait until the model is loaded; tell the managers, and the user if it takes long to find a place.
+
+        `shares`: its card, with another engine. Only there are proposers held back while it has enough.
+        """
         loading = asyncio.ensure_future(_awaited(actor.ready.remote()))
         try:
             done, _ = await asyncio.wait([loading], timeout=PATIENCE)
@@ -285,7 +288,8 @@ class Cluster:
         finally:
             loading.cancel()
         credits = info["credits"] // 2 if slot.name in self._halved else info["credits"]
-        life = self.lives[epoch] = _Life(slot, actor, credits, info["pid"], info["host"], info["enough"])
+        enough = info["enough"] if shares else None
+        life = self.lives[epoch] = _Life(slot, actor, credits, info["pid"], info["host"], enough)
         await asyncio.gather(*(self._join(m, epoch, life) for m in self.managers.values()), return_exceptions=True)
         return life
 

@@ -182,6 +182,8 @@ class TreeManager:
         link = self.links.pop((role, epoch))
         self.past_calls += link.calls
         self._pool(role).leave(link.number)
+        if role == "scorer":
+            self.engine.backpressure.release(link.number)
         self._gone[self._pool(role), link.number] = epoch
         self.lost.append((role, epoch, str(error), error.death))
         self._ring()

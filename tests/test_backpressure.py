@@ -70,10 +70,40 @@ def test_a_job_that_nobody_wants_waits_no_more_and_holds_nobody_up() -> None:
 def test_a_scorer_of_which_nothing_is_known_holds_nobody_up() -> None:
     async def main() -> None:
         pressure = Backpressure()
-        with pressure.reading(0, None, 10**9):
-            await asyncio.wait_for(pressure.turn(0, None, "a/1", 0), 1)
+        for nothing in (None, 0):
+            with pressure.reading(0, nothing, 10**9):
+                await asyncio.wait_for(pressure.turn(0, nothing, "a/1", 0), 1)
 
     asyncio.run(main())
+
+
+def test_jobs_of_a_scorer_that_is_gone_go_on_though_it_is_still_read_elsewhere() -> None:
+    async def scene(pressure: Backpressure, asks: Callable[..., asyncio.Task[None]], went: list[str]) -> None:
+        with pressure.reading(0, ENOUGH, ENOUGH):
+            asks("b/1", 1), asks("a/1", 0)
+            await turns()
+            pressure.release(0)
+            await turns()
+            assert went == ["a/1", "b/1"]
+
+    played(scene)
+
+
+def test_a_search_that_ends_before_its_job_has_begun_waits_for_nobody() -> None:
+    scorer = Slow(1)
+    engine = make([FakeProposer(max_jobs=64)], [scorer])
+
+    async def main() -> str:
+        stream = engine.answers(problems(1))
+        asking = asyncio.ensure_future(anext(stream))
+        with engine.backpressure.reading(0, 1, 10):
+            await turns(1)
+            engine.cancel("p0")
+            answer = await asyncio.wait_for(asking, 5)
+        await stream.aclose()
+        return str(answer.stopped)
+
+    assert asyncio.run(main()) == "cancelled"
 
 
 class Slow(FakeScorer):

@@ -209,7 +209,7 @@ def test_closing_ends_what_is_running() -> None:
 
     async def closed_meanwhile() -> bool | None:
         task = asyncio.ensure_future(checker.check(MATH, Problem("p", "", "2"), "9^{9^{9^{9}}}"))
-        while not any(MATH.name in process.loaded for process in checker._workers.all):
+        while not any(MATH.name in process.loaded for process in tuple(checker._workers.all)):
             await asyncio.sleep(0)
         await asyncio.to_thread(checker.close)
         return await task

@@ -2,8 +2,8 @@
 
 Where both share a GPU, each step of the proposer's engine reads all of its weights, however few chains it draws, and takes
 the GPU from the scorer meanwhile. So jobs wait while their scorer has enough to read, then begin together: the same chains
-in fewer, fuller batches. A scorer on a GPU of its own loses nothing: it still has something to read when they begin. Only
-when something is sent depends on this, never what comes of it.
+in fewer, fuller batches. A scorer on a GPU of its own would lose by it. Only when something is sent depends on this, never
+what comes of it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Backpressure:
         self._held: dict[int, dict[str, tuple[int, asyncio.Future[None]]]] = {}  # scorer -> job id -> priority, turn
 
     async def turn(self, scorer: int, enough: int | None, job_id: str, priority: int) -> None:
-        """Returns when the scorer has less than `enough` tokens to read (None: at once)."""
-        if enough is None or self._unread[scorer] < enough:
+        """Returns when the scorer has less than `enough` tokens to read or is gone (None: at once)."""
+        if not enough or self._unread[scorer] < enough:
             return
         held = self._held.setdefault(scorer, {})
         held[job_id] = priority, asyncio.get_running_loop().create_future()
@@ -36,16 +36,20 @@ class Backpressure:
 
     @contextmanager
     def reading(self, scorer: int, enough: int | None, tokens: int) -> Iterator[None]:
-        """For this time the scorer has so many tokens more to read; those that wait for the end of it go, the oldest first."""
+        """For this time the scorer has so many tokens more to read; those that wait for the end of it go then."""
         self._unread[scorer] += tokens
         try:
             yield
         finally:
             self._unread[scorer] -= tokens
             if enough is not None and self._unread[scorer] < enough:
-                for _, turn in sorted(self._held.pop(scorer, {}).values(), key=lambda held: held[0]):
-                    if not turn.done():
-                        turn.set_result(None)
+                self.release(scorer)
+
+    def release(self, scorer: int) -> None:
+        """Jobs that wait for this scorer go, the oldest first: it has little to read, or is gone."""
+        for _, turn in sorted(self._held.pop(scorer, {}).values(), key=lambda held: held[0]):
+            if not turn.done():
+                turn.set_result(None)
 
     def waits(self, job_id: str) -> bool:
         """Whether the job waits here."""

@@ -1,7 +1,8 @@
 """The only event loop: propose -> read -> score -> deliver. Decides nothing about trees (manager) and placement (dispatch).
 
-Problems are admitted while replicas have credits to spare, so a tree that waits never leaves a model idle. An answer is
-published when the replies behind it are committed and its last running request has come back, so its waste is known.
+Problems are admitted while replicas have credits to spare, so a tree that waits never leaves a model idle, but where a
+scorer with enough to read shares its GPU (`backpressure`). An answer is published when the replies behind it are committed
+and its last running request has come back, so its waste is known.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ class Engine:
 
     async def _expand(self, job: Job) -> Expansion:
         """The one reply to a job: chains read and scored, or an error as a value."""
-        if job.score is not None and self.scorers is not None and self.scorers.paced:
+        if job.score is not None and self.scorers is not None and self.scorers.paced and not self._ended(job):
             await self.backpressure.turn(*self.scorers.home(job.id), job.id, job.priority)
         if self._ended(job):
             return Expansion(job.leaf, error="cancelled")
@@ -275,6 +276,10 @@ class Engine:
         if not has_answer(texts, self.settings.thinking):
             return chain
         answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
+        if not isinstance(answer, str | None) or not isinstance(canonical, str | None):
+            raise ValueError(
+                f"task {self.task.name} read {answer!r} ({canonical!r}) as an answer: they must be text or None"
+            )
         return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
 
     def _compare(self, problem_id: str, chains: Sequence[Chain]) -> list[asyncio.Task[None]]:

@@ -182,7 +182,7 @@ class Store:
             ) from error
 
     def _note_damage(self, error: Exception) -> None:
-        self._suspect |= not isinstance(error, sqlite3.OperationalError)
+        self._suspect |= isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.OperationalError)
 
     # Reading
 

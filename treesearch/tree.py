@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = 0
 LEAST = array("d", [float("-inf")])
-CHILDLESS: list[int] = []  # of every leaf: most nodes are leaves, and a list of its own is half of what a node takes
+CHILDLESS: Any = ()  # of every leaf: most nodes are leaves, and a list of its own is half of what a node takes
 TRIES = 3  # a failed expansion is asked again up to twice before its leaf closes
 
 

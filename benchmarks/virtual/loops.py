@@ -123,6 +123,8 @@ def ours(
         clock = asyncio.get_running_loop().time
         proposers: list[Any] = [VirtualProposer(e) for e in machine.proposers]
         scorers: list[Any] = [VirtualScorer(e) for e in machine.scorers]
+        for scorer in scorers if machine.profile.apart else ():
+            scorer.enough = None  # as on a cluster: it has its card for itself
         if not affinity:
             proposers, scorers = [Scattered(proposers)], [Scattered(scorers)]
         engine = Engine(

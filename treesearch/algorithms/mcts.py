@@ -27,14 +27,14 @@ class Widening:
 
 @dataclass(frozen=True)
 class MCTS:
-    """UCT (Kocsis and Szepesvari 2006) or PUCT (arXiv 1712.01815) with unobserved visits (WU-UCT, arXiv 1810.11755).
+    """UCT (Kocsis and Szepesvari 2006) or PUCT (arXiv 1712.01815) that counts unobserved visits, as WU-UCT (arXiv 1810.11755).
 
     One simulation selects a node, asks for the children it lacks of `branch`, and rolls out from the best new one to
     the answer `rollouts` times; each end is a visit (with 0 rollouts each new child is one). A node has at most
     `max_children` children, more than `branch` only where all others are exhausted or `widening` allows it. `value`
     weighs step score and outcome of an end (weights sum to 1; an end without outcome counts its step score).
-    A visit in flight counts as one that brings its parent's mean, or `virtual_loss`. `merge` closes new children equal to a
-    sibling.
+    Unlike there, a visit in flight also counts as one that brings its parent's mean (with `backup` max, or before its parent's
+    first visit, it brings nothing), or `virtual_loss`. `merge` closes new children equal to a sibling.
     """
 
     simulations: int = 64
