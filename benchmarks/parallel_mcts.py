@@ -161,7 +161,7 @@ def main() -> None:
     if args.json is not None:
         found = {
             **machine,
-            "command": sys.argv,
+            "arguments": sys.argv[1:],
             "label": "SIMULATED",
             "seconds": seconds,
             "known": rows,
