@@ -230,7 +230,13 @@ def main() -> None:
         args.svg.write_text(picture(points))
     if args.json is not None:
         machine = {"machine": platform.machine(), "python": platform.python_version(), "treesearch": __version__}
-        found = {**machine, "arguments": sys.argv[1:], "points": [asdict(p) for p in points], "reach": needs, "stops": saved}
+        found = {
+            **machine,
+            "arguments": sys.argv[1:],
+            "points": [asdict(p) for p in points],
+            "reach": needs,
+            "stops": saved,
+        }
         args.json.write_text(json.dumps(found, indent=1))
 
 
