@@ -161,6 +161,7 @@ def test_a_visit_in_flight_counts_as_the_mean_of_the_parent_or_as_a_virtual_loss
     assert in_flight(None).q(ROOT, [1, 2]) == pytest.approx([(1.6 + 2 * mean) / 4, 0.3])
     assert in_flight(None, virtual_loss=-1.0).q(ROOT, [1, 2]) == pytest.approx([(1.6 - 2) / 4, 0.3])
     assert in_flight(None, backup="max").q(ROOT, [1, 2]) == [0.9, 0.3]
+    assert in_flight(None, rollouts=0).q(ROOT, [1, 2]) == pytest.approx([0.8, 0.3])
     assert in_flight(None).observed([1, 2]) == pytest.approx([0.8, 0.3])
 
 

@@ -33,8 +33,8 @@ class MCTS:
     the answer `rollouts` times; each end is a visit (with 0 rollouts each new child is one). A node has at most
     `max_children` children, more than `branch` only where all others are exhausted or `widening` allows it. `value`
     weighs step score and outcome of an end (weights sum to 1; an end without outcome counts its step score).
-    Unlike there, a visit in flight also counts as one that brings its parent's mean (with `backup` max, or before its parent's
-    first visit, it brings nothing), or `virtual_loss`. `merge` closes new children equal to a sibling.
+    A rollout in flight also counts as one that brings its parent's mean, once that has one (not with `backup` max);
+    `virtual_loss` is what any visit in flight brings instead. `merge` closes new children equal to a sibling.
     """
 
     simulations: int = 64
@@ -255,12 +255,13 @@ class Simulations:
     def q(self, node: int, children: Sequence[int]) -> list[float]:
         """Of each child: its observed value, mixed with what its visits in flight are expected to bring.
 
-        Each counts as `virtual_loss`, or as the mean of the children's `node`, so that a child which was lucky so far does
-        not draw all that is in flight. With `backup` max and no virtual loss they do not count.
+        Each counts as `virtual_loss`, or, if it is a rollout, as the mean of the children's `node`, so that a child which was
+        lucky so far does not draw all that is in flight. Others count not at all: an expansion is as many visits as it asks
+        for children, which would outweigh all that is known (Game of 24, 16 simulations: 48 instead of 69 % solved).
         """
         tree, held, expected = self.tree, self.tree.held, self.rules.virtual_loss
         observed = self.observed(children)
-        if expected is None and self.rules.backup == "mean" and tree.visits[node]:
+        if expected is None and self.rules.rollouts and self.rules.backup == "mean" and tree.visits[node]:
             expected = tree.mean(node)
         if expected is None or not held[node]:  # what is in flight below a child is so below its parent
             return observed
