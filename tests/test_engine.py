@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -274,3 +275,25 @@ def test_tokens_that_came_to_nothing_are_wasted() -> None:
     answers = asyncio.run(main())
     assert proposer.sampled == sum(a.tokens_wasted or 0 for a in answers) > 0
     assert not any(a.tokens_generated for a in answers)
+
+
+@pytest.mark.parametrize("read", [(42, "42"), ("42", ("4", "2"))])
+def test_an_answer_that_is_no_text_is_refused_before_it_is_journalled(tmp_path: Path, read: tuple[Any, Any]) -> None:
+    """Frames do not hold it: a journal that did could not be loaded."""
+
+    class Odd(InlineChecker):
+        async def read(self, task: object, question: str, steps: Sequence[str]) -> tuple[Any, Any]:
+            return read
+
+    store = Store.open(tmp_path / "run.db", "a")
+    engine = make([FakeProposer()], store=store)
+    engine.task, engine.checker = SimpleNamespace(name="odd"), Odd()  # type: ignore[assignment]
+    (answer,) = run(engine, 1).values()
+    assert (
+        answer.stopped == "error"
+        and "task odd read" in str(answer.error)
+        and "must be text or None" in str(answer.error)
+    )
+    replies, close = store.load("p0")
+    assert replies and close is not None and not any(c[-1].answer for r in replies for c in r.expansion.chains)
+    store.close()
