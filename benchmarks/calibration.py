@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.prefix import ASKED, Watched, start
+from benchmarks.prefix import ASKED, Watched, just, start
 from benchmarks.random_models import make, question
 from benchmarks.virtual import lengths
 from benchmarks.virtual.cache import Part
@@ -120,9 +120,7 @@ def real(backend: Any) -> Ask:
         if not tokens:
             await engine.encode(ids, vllm_engine.pooling("token_classify"), name)
             return
-        seed = int(name.rpartition("~")[2])
-        params = vllm_engine.sampling(temperature=1.0, seed=seed, max_tokens=tokens, ignore_eos=True, detokenize=False)
-        await engine.generate(ids, params, name)
+        await engine.generate(ids, just(tokens, int(name.rpartition("~")[2])), name)
 
     return ask
 

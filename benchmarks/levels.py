@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.barrier import levels
-from benchmarks.prefix import Watched, noting
+from benchmarks.cluster import numbers
+from benchmarks.prefix import Watched, just, noting
 from benchmarks.processes import family, usage
 from benchmarks.saturation import barrier_search, sized, words_of
 from treesearch import config as configs
@@ -135,8 +136,7 @@ class Bench:
         generate, encode = self.proposer.engine.generate, self.scorer.engine.encode
 
         async def draw(k: int, ids: tuple[int, ...], tokens: int) -> None:
-            params = vllm_engine.sampling(temperature=1.0, seed=k, max_tokens=tokens, ignore_eos=True, detokenize=False)
-            await generate(ids, params, self.proposer.engine.name("once"))
+            await generate(ids, just(tokens, k), self.proposer.engine.name("once"))
 
         async def score(ids: tuple[int, ...]) -> None:
             await encode(ids, vllm_engine.pooling("token_classify"), self.scorer.engine.name("once"))
@@ -212,15 +212,11 @@ async def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def numbers_of(text: str) -> list[int]:
-    return [int(word) for word in words_of(text)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--searches", type=words_of, default=["beam", "mcts"])
     parser.add_argument(
-        "--n", type=numbers_of, default=[16], help="chains of a problem at a time, or half its simulations"
+        "--n", type=numbers, default=[16], help="chains of a problem at a time, or half its simulations"
     )
     parser.add_argument("--ways", type=words_of, default=WAYS)
     parser.add_argument("--problems", type=int, default=100)

@@ -116,6 +116,11 @@ def noting(call: Any, watched: Watched) -> Any:
     return noted
 
 
+def just(tokens: int, seed: int) -> Any:
+    """SamplingParams of so many tokens, whatever they are: what a replay of a request asks for."""
+    return vllm_engine.sampling(temperature=1.0, seed=seed, max_tokens=tokens, ignore_eos=True, detokenize=False)
+
+
 def allowed(events: Iterable[tuple[float, tuple[int, ...], bool]], block: int) -> int:
     """Tokens that could be hit with one cache that forgets nothing, in the order of the events."""
     ordered = sorted(events, key=lambda event: event[0])

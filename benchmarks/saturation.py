@@ -27,6 +27,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.cluster import numbers
 from benchmarks.virtual.constants import PROFILES, Profile
 from benchmarks.virtual.loops import at_once, by_level, ours, problems
 from benchmarks.virtual.models import Machine
@@ -171,17 +172,13 @@ def words_of(text: str) -> list[str]:
     return text.split(",")
 
 
-def numbers_of(text: str) -> list[int]:
-    return [int(word) for word in words_of(text)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("full", "alone", "many"), default="full")
-    parser.add_argument("--profiles", type=numbers_of, default=list(range(len(PROFILES))), help="by number, from 0")
+    parser.add_argument("--profiles", type=numbers, default=list(range(len(PROFILES))), help="by number, from 0")
     parser.add_argument("--searches", type=words_of, default=NAMES)
     parser.add_argument("--n", type=int, default=16, help="chains or simulations of a problem")
-    parser.add_argument("--sizes", type=numbers_of, default=SIZES, help="n of each row, for one problem alone")
+    parser.add_argument("--sizes", type=numbers, default=SIZES, help="n of each row, for one problem alone")
     parser.add_argument("--problems", type=int, default=128)
     parser.add_argument("--flight", type=int, default=FLIGHT, help="problems in flight")
     parser.add_argument("--arrival", action="store_true", help="also run with replies delivered as they arrive")

@@ -144,7 +144,7 @@ class Pool:
         if number == NOWHERE:
             return AGAIN
         if self._suspects.get(kin) is not trial or kin in self._blame.held or kin in self._blame.poison:
-            self.dispatch.done(number, item_id)
+            self.dispatch.done(number, item_id)  # known meanwhile: not this way
             self._send()
             return AGAIN
         reply = await self._call(number, item_id, item, kin, trial is not None)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.calibration import again, real, serving_of
-from benchmarks.prefix import ASKED, DEPTH, PROMPT, STEP, Watched, start
+from benchmarks.prefix import ASKED, DEPTH, PROMPT, STEP, Watched, just, start
 from benchmarks.random_models import SHAPES, make, question
 from benchmarks.virtual.constants import CPU, H100, H200, OTHER, Hardware
 from benchmarks.virtual.engine import Request
@@ -100,8 +100,7 @@ async def plain(part: str, proposer: Any, work: Iterable[tuple[tuple[int, ...], 
 
     async def one(k: int, ids: tuple[int, ...], tokens: int) -> None:
         nonlocal sampled
-        params = vllm_engine.sampling(temperature=1.0, seed=k, max_tokens=tokens, ignore_eos=True, detokenize=False)
-        reply = await proposer.engine.generate(ids, params, proposer.engine.name(part))
+        reply = await proposer.engine.generate(ids, just(tokens, k), proposer.engine.name(part))
         sampled += len(reply.ids)
 
     async def every() -> None:
@@ -219,29 +218,43 @@ def device(allow_cpu: bool) -> str:
     raise SystemExit("no CUDA GPU is visible: run this on one, or rehearse it with --allow-cpu --tiny")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def begun(parser: argparse.ArgumentParser, few: int) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The arguments, with those that all benchmarks of one GPU have, and where they are measured; from now on TOTAL runs.
+
+    `few`: problems of a rehearsal with tiny models.
+    """
     parser.add_argument("--shape", choices=[s for s in SHAPES if s != "tiny"], default="0.5B")
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--allow-cpu", action="store_true", help="go on without a GPU, to rehearse")
     parser.add_argument("--tiny", action="store_true", help="tiny models, few problems")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    name, version = device(args.allow_cpu), vllm_engine.installed()
+    where = {"device": device(args.allow_cpu), "vllm": vllm_engine.installed()}
     signal.signal(signal.SIGALRM, late)
     signal.alarm(TOTAL)
-    shape, problems = ("tiny", 2) if args.tiny else (args.shape, args.problems)
-    print(f"{name}, vLLM {version}, random weights of shape {shape}", flush=True)
+    if args.tiny:
+        args.shape, args.problems = "tiny", few
+    print(
+        f"{where['device']}, vLLM {where['vllm']}, random weights of shape {args.shape}, {args.problems} problems",
+        flush=True,
+    )
+    return args, where
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args, where = begun(parser, 2)
+    hardware = hardware_of(where["device"])
     with tempfile.TemporaryDirectory() as folder:
         job = main_job(Path(folder) / "main", 10 if args.tiny else None)
         print("main job", json.dumps(job), flush=True)
-        rows, twin, climbed, parts = asyncio.run(throughput(shape, problems, Path(folder), hardware_of(name)))
+        rows, twin, climbed, parts = asyncio.run(throughput(args.shape, args.problems, Path(folder), hardware))
     rates = {row["part"]: row["tokens_per_second"] for row in rows}
     shares = {part: round(rates["search"] / rate, 3) if rate else None for part, rate in rates.items()}
     print(f"search / replay {shares['replay']}, search / plain {shares['plain']}", flush=True)
     constants = calibrated(rows, twin, climbed, parts)
     if args.out:
-        found = {"device": name, "vllm": version, "main": job, "rows": rows, "search_of": shares}
+        found = {**where, "main": job, "rows": rows, "search_of": shares}
         args.out.write_text(json.dumps({**found, "calibration": constants}, indent=2) + "\n")
 
 

@@ -14,21 +14,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import tempfile
 import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.one_gpu import TOTAL, device, late, within
+from benchmarks.gpu.one_gpu import begun, within
 from benchmarks.levels import Bench
 from benchmarks.prefix import DEPTH, PROMPT, STEP
-from benchmarks.random_models import SHAPES, make, question
+from benchmarks.random_models import make, question
 from benchmarks.saturation import barrier_search, sized, words_of
 from treesearch import config as configs
 from treesearch import run as runs
-from treesearch.backends import vllm_engine
 from treesearch.tasks.plain import Plain
 from treesearch.types import Problem
 
@@ -77,8 +75,8 @@ async def fullness(bench: Bench, name: str, n: int, most: float) -> list[dict[st
     return rows
 
 
-async def measure(args: argparse.Namespace, shape: str, problems: int, folder: Path) -> list[dict[str, Any]]:
-    bench, rows = bench_of(shape, problems, folder), list[dict[str, Any]]()
+async def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    bench, rows = bench_of(args.shape, args.problems, folder), list[dict[str, Any]]()
     try:
         await within(args.most, bench.ours(sized("sample", 1)))  # all is warm
         for name in args.searches:
@@ -90,26 +88,14 @@ async def measure(args: argparse.Namespace, shape: str, problems: int, folder: P
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=[s for s in SHAPES if s != "tiny"], default="0.5B")
     parser.add_argument("--searches", type=words_of, default=SEARCHES)
     parser.add_argument("--n", type=int, default=16, help="chains of a problem at a time, or half its simulations")
-    parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--most", type=float, default=30.0, help="seconds for each row")
-    parser.add_argument("--allow-cpu", action="store_true", help="go on without a GPU, to rehearse")
-    parser.add_argument("--tiny", action="store_true", help="tiny models, few problems")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    name, version = device(args.allow_cpu), vllm_engine.installed()
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(TOTAL)
-    shape, problems = ("tiny", 4) if args.tiny else (args.shape, args.problems)
-    print(f"{name}, vLLM {version}, random weights of shape {shape}, {problems} problems, n = {args.n}", flush=True)
+    args, where = begun(parser, 4)
     with tempfile.TemporaryDirectory() as folder:
-        rows = asyncio.run(measure(args, shape, problems, Path(folder)))
+        rows = asyncio.run(measure(args, Path(folder)))
     if args.out:
-        args.out.write_text(
-            json.dumps({"device": name, "vllm": version, "shape": shape, "rows": rows}, indent=2) + "\n"
-        )
+        args.out.write_text(json.dumps({**where, "shape": args.shape, "n": args.n, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def test_rivals_differ_only_where_something_is_in_flight(rival: type[MCTS], roll
             end = play(search, GAME, known.reply, watch=lambda tree, _, seen=seen: seen.append(tree))
             grown[kind, k], met[kind, k] = shape(seen[-1]), end.met
     assert grown[MCTS, 1] == grown[rival, 1]
-    unscored = rival is WUUCT and not rollouts  # this game's steps are worth nothing before the end
-    assert grown[MCTS, 8] != grown[rival, 8] or unscored
+    same = rival is WUUCT and not rollouts  # only rollouts in flight count otherwise than there
+    assert (grown[MCTS, 8] == grown[rival, 8]) is same
     assert (met[MCTS, 8], met[rival, 1]) == (0, 0)
     assert rival is VirtualLoss or (met[rival, 8] > 0) == (rival is LeafBatch)
 

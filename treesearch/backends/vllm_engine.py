@@ -158,7 +158,7 @@ def in_its_own_process() -> Any:
     """The executor that runs the model in the engine's process; None where vLLM has none.
 
     On a CPU vLLM takes another process for the model, even where it is told "uni", to bind the threads of OpenMP. Where
-    none are bound, that only makes the start twice as long and lets the engine spin while the model runs.
+    none are bound, that is only one more process to start, and an engine that spins while the model runs.
     """
     try:
         from vllm.v1.executor.uniproc_executor import UniProcExecutor
