@@ -74,6 +74,7 @@ class _Life:
     pid: int
     host: str
     enough: int | None  # tokens that keep it busy
+    keeps: int | None  # tokens that its cache holds
     ended: str = ""  # why, if a manager gave it up
 
 
@@ -289,12 +290,12 @@ class Cluster:
             loading.cancel()
         credits = info["credits"] // 2 if slot.name in self._halved else info["credits"]
         enough = info["enough"] if shares else None
-        life = self.lives[epoch] = _Life(slot, actor, credits, info["pid"], info["host"], enough)
+        life = self.lives[epoch] = _Life(slot, actor, credits, info["pid"], info["host"], enough, info["keeps"])
         await asyncio.gather(*(self._join(m, epoch, life) for m in self.managers.values()), return_exceptions=True)
         return life
 
     async def _join(self, manager: _Manager, epoch: int, life: _Life) -> None:
-        await manager.handle.join.remote(life.slot.role, epoch, life.handle, life.credits, life.enough)
+        await manager.handle.join.remote(life.slot.role, epoch, life.handle, life.credits, life.enough, life.keeps)
 
     def _tell(self, slot: Slot, epoch: int, reason: str, death: Death) -> None:
         """Let all managers know that a replica is gone."""

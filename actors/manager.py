@@ -147,10 +147,12 @@ class TreeManager:
 
     # Replicas
 
-    async def join(self, role: str, epoch: int, handle: Any, credits: int, enough: int | None = None) -> None:
+    async def join(
+        self, role: str, epoch: int, handle: Any, credits: int, enough: int | None = None, keeps: int | None = None
+    ) -> None:
         """A replica is ready: give it work, within this manager's share of its credits. Told twice, it joins once.
 
-        `enough`: tokens that keep it busy, whoever sends them.
+        `enough`: tokens that keep it busy, whoever sends them; `keeps`: tokens that its cache holds, whosever they are.
         """
         if (role, epoch) in self.links:
             return
@@ -164,8 +166,8 @@ class TreeManager:
             lost=lambda error: self._lose(role, epoch, error),
         )
         self.links[role, epoch] = link
-        enough = enough and max(1, enough // self.managers)
-        replica = Replica(link.call, max(1, credits // self.managers), link.abort, link.trial, enough)
+        enough, keeps = (tokens and max(1, tokens // self.managers) for tokens in (enough, keeps))
+        replica = Replica(link.call, max(1, credits // self.managers), link.abort, link.trial, enough, keeps)
         link.number = self._pool(role).join(replica)
         self.engine.admit()
 
@@ -184,6 +186,7 @@ class TreeManager:
         self._pool(role).leave(link.number)
         if role == "scorer":
             self.engine.backpressure.release(link.number)
+            self.engine.residents.leave(link.number)
         self._gone[self._pool(role), link.number] = epoch
         self.lost.append((role, epoch, str(error), error.death))
         self._ring()

@@ -83,8 +83,8 @@ class Replica:
         config = configs.build([self.data])
         self.backend = self.build(config, with_share(getattr(config, self.role), self.share))
         self.metrics = Metrics(self.role, str(self.number))
-        enough = getattr(self.backend, "enough", None)
-        return {"credits": self.backend.max_jobs, "enough": enough, "pid": os.getpid(), "host": os.uname().nodename}
+        told = {name: getattr(self.backend, name, None) for name in ("enough", "keeps")}
+        return {"credits": self.backend.max_jobs, **told, "pid": os.getpid(), "host": os.uname().nodename}
 
     async def stand(self) -> None:
         """Never returns: its caller learns from the error that this process is gone."""

@@ -459,16 +459,19 @@ def test_a_pool_that_is_shut_ends_who_waits_and_minds_nobody_who_was_cancelled()
     asyncio.run(main())
 
 
-def test_an_item_is_at_home_where_its_tree_is_and_it_is_known_what_is_enough_there() -> None:
+def test_an_item_is_at_home_where_its_tree_is_and_it_is_known_what_is_enough_there_and_kept() -> None:
     async def call(items: Sequence[Any]) -> list[Any]:
         return list(items)
 
     async def main() -> None:
         pool = Pool()
-        assert pool.home("a/0") == (NOWHERE, None) and not pool.paced
-        some = [pool.join(Replica(call, 4, enough=10)), pool.join(Replica(call, 4))]
-        assert pool.paced
+        assert pool.home("a/0") == (NOWHERE, None) and not pool.paced and not pool.caching
+        replicas = [Replica(call, 4, enough=10), Replica(call, 4)]
+        some = [pool.join(replica) for replica in replicas]
+        assert pool.paced and not pool.caching
         homes = dict([pool.home("a/0"), pool.home("b/0")])
-        assert homes == dict(zip(some, (10, None), strict=True)) and pool.home("a/1") == pool.home("a/0")
+        assert homes == dict(zip(some, replicas, strict=True)) and pool.home("a/1") == pool.home("a/0")
+        pool.join(Replica(call, 4, keeps=1000))
+        assert pool.caching
 
     asyncio.run(main())

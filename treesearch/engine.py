@@ -25,6 +25,7 @@ from treesearch.errors import RunError, told
 from treesearch.forms import Forms
 from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
 from treesearch.pool import Pool, Replica
+from treesearch.residents import Residents
 from treesearch.store import Row
 from treesearch.tasks.base import Task
 from treesearch.tasks.readers import has_answer
@@ -96,6 +97,7 @@ class Engine:
         self.scorers = Pool([scorer_replica(p) for p in scorers], s.timeout) if scorers is not None else None
         self.outcomes = Pool([scorer_replica(p) for p in outcomes], s.timeout) if outcomes is not None else None
         self.backpressure = Backpressure()
+        self.residents = Residents()
         self.stats = self.manager.stats
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running: Counter[str] = Counter()  # requests of a problem that have not come back
@@ -201,18 +203,32 @@ class Engine:
     def _apply(self, problem_id: str, outcome: Outcome) -> None:
         """Carry out what the manager decided: journal, send, withdraw, publish."""
         self._journal(problem_id, outcome.delivered)
+        if self.scorers is not None and self.scorers.caching and (outcome.jobs or outcome.ended):
+            self._reside(problem_id, self.scorers, outcome)
         loop = asyncio.get_running_loop()
         for job in outcome.jobs:
             self._running[problem_id] += 1
             self._tasks[job.id] = loop.create_task(self._serve(job))
         for job_id in outcome.cancelled:
-            if self.proposers.waits(job_id) or self.backpressure.waits(job_id):
+            if self.proposers.waits(job_id) or self.backpressure.waits(job_id) or self.residents.waits(job_id):
                 self._tasks[job_id].cancel()
             else:  # its reply comes back all the same, so that its tokens are counted
                 for pool in self.pools():
                     pool.abort(job_id)
         if outcome.ended and not self._running[problem_id]:
             self._spawn(self._publish(problem_id))
+
+    def _reside(self, problem_id: str, scorers: Pool, outcome: Outcome) -> None:
+        """Note what the tree needs of its scorer's cache. Where seconds are counted none waits for another: all are slow."""
+        live = self.manager.live.get(problem_id)
+        if live is None or self.settings.budget.seconds is not None:
+            return
+        if live.stopped is not None:
+            self.residents.end(live.age)
+            return
+        number, replica = scorers.home(outcome.jobs[0].id)
+        if replica is not None and replica.keeps is not None:
+            self.residents.note(live.age, self.manager.working_set(live), number, replica.keeps)
 
     async def _serve(self, job: Job) -> None:
         outcome = None
@@ -241,8 +257,8 @@ class Engine:
 
     async def _expand(self, job: Job) -> Expansion:
         """The one reply to a job: chains read and scored, or an error as a value."""
-        if job.score is not None and self.scorers is not None and self.scorers.paced and not self._ended(job):
-            await self.backpressure.turn(*self.scorers.home(job.id), job.id, job.priority)
+        if job.score is not None and self.scorers is not None:
+            await self._turn(job, self.scorers)
         if self._ended(job):
             return Expansion(job.leaf, error="cancelled")
         chains: tuple[Chain, ...] = ()
@@ -267,6 +283,13 @@ class Engine:
         except Exception as error:
             self.manager.waste(job.problem.id, _sampled(chains))
             return Expansion(job.leaf, error=told(error))
+
+    async def _turn(self, job: Job, scorers: Pool) -> None:
+        """Wait until its tree is one of those that go on, and its scorer has not enough to read."""
+        if scorers.caching:
+            await self.residents.turn(job.priority, job.id)
+        if scorers.paced and not self._ended(job):
+            await self.backpressure.turn(*_pace(scorers, job), job.id, job.priority)
 
     async def _read(self, job: Job, chain: Chain) -> Chain:
         """The chain with its last step's answer, if it ended, or its search reads unfinished ones; no thought has one."""
@@ -323,7 +346,7 @@ class Engine:
         """The scorer's reply; while it is waited for, the scorer has these chains to read."""
         if not scorers.paced:
             return await scorers.run(job.id, (job, chains))  # type: ignore[no-any-return]
-        with self.backpressure.reading(*scorers.home(job.id), tokens_in(chains)):
+        with self.backpressure.reading(*_pace(scorers, job), tokens_in(chains)):
             return await scorers.run(job.id, (job, chains))  # type: ignore[no-any-return]
 
     # Journal and answers
@@ -427,7 +450,14 @@ def proposer_replica(proposer: Proposer) -> Replica:
 
 
 def scorer_replica(scorer: Scorer) -> Replica:
-    return Replica(scorer.score, scorer.max_jobs, enough=getattr(scorer, "enough", None))
+    enough, keeps = (getattr(scorer, name, None) for name in ("enough", "keeps"))
+    return Replica(scorer.score, scorer.max_jobs, enough=enough, keeps=keeps)
+
+
+def _pace(scorers: Pool, job: Job) -> tuple[int, int | None]:
+    """The scorer of the job, and what is enough for it."""
+    number, replica = scorers.home(job.id)
+    return number, None if replica is None else replica.enough
 
 
 def _check_chains(job: Job, chains: Sequence[Chain]) -> None:

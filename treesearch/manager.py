@@ -24,12 +24,15 @@ from treesearch.types import (
     Job,
     Problem,
     Sampling,
+    Step,
     Stopped,
     digest,
     path_digest,
 )
 
 Delivery = Literal["issue", "arrival"]
+LETTERS = 4  # of a token, where tokens are not counted
+STEP = 64  # tokens of a step, before one is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ class Live:
     stopped: Stopped | None = None
     error: str | None = None
     failure: str | None = None  # of the last failed request
+    working: int = 0  # tokens of its working set, as they were found last
+    due: int = 0  # expansions after which they are found again
 
 
 class Manager:
@@ -209,6 +214,14 @@ class Manager:
         """Tokens were sampled that no reply brings."""
         if (live := self.live.get(problem_id)) is not None:
             live.wasted = add(live.wasted, tokens)
+
+    def working_set(self, live: Live) -> int:
+        """Tokens that a cache must hold for what is outstanding: the question, the paths to its wishes, each node once, and
+        what they will draw. Looked at once a round: when as many replies have come as were outstanding."""
+        if live.expansions >= live.due:
+            live.working = _working_set(live)
+            live.due = live.expansions + len(live.outstanding)
+        return live.working
 
     def overdue(self, now: float) -> list[str]:
         """Problems whose time budget is used up."""
@@ -338,6 +351,27 @@ class Manager:
         live.ready.clear()
         out.ended = True
         return out
+
+
+def _working_set(live: Live) -> int:
+    tree, nodes, drawn = live.tree, set[int](), 0
+    for asked in live.outstanding.values():
+        drawn += asked.wish.n or 1
+        node = asked.wish.leaf
+        while node != ROOT and node not in nodes:
+            nodes.add(node)
+            node = tree.parent[node]
+    mean = (live.generated or 0) / (len(tree) - 1) if len(tree) > 1 else STEP
+    return (
+        len(live.problem.question) // LETTERS
+        + sum(map(_tokens, map(tree.steps.__getitem__, nodes)))
+        + round(drawn * mean)
+    )
+
+
+def _tokens(step: Step | None) -> int:
+    assert step is not None
+    return len(step.text) // LETTERS if step.tokens is None else step.tokens
 
 
 def _labelled(live: Live, reply: Expansion) -> Expansion:

@@ -38,7 +38,7 @@ class Replica:
 
     `abort`, where there is one, is told the ids of items nobody wants any more; `trial` is the `call` of suspects, which
     the replica runs while it runs no other suspect, whoever sends it, or (true) nothing at all of other pools. `enough`:
-    tokens in flight that keep it busy (None: not known), see `backpressure`.
+    tokens in flight that keep it busy, see `backpressure`; `keeps`: tokens its cache holds, see `residents` (None: not known).
     """
 
     call: Call
@@ -46,6 +46,7 @@ class Replica:
     abort: Callable[[Sequence[str]], None] | None = None
     trial: Trial | None = None
     enough: int | None = None
+    keeps: int | None = None
 
 
 class Pool:
@@ -62,6 +63,7 @@ class Pool:
         self.timeout = timeout
         self.retries = 0
         self.paced = False  # whether of some replica it is known what is enough
+        self.caching = False  # whether of some replica it is known what it keeps
         self._joined = 0
         self._turns: dict[str, asyncio.Future[int]] = {}
         self._running: dict[str, int] = {}
@@ -83,6 +85,7 @@ class Pool:
         number, self._joined = self._joined, self._joined + 1
         self.replicas[number] = replica
         self.paced = self.paced or replica.enough is not None
+        self.caching = self.caching or replica.keeps is not None
         self.dispatch.join(number, replica.credits)
         self._send()
         return number
@@ -182,10 +185,10 @@ class Pool:
         found, self._blame.explained = self._blame.explained, []
         return found
 
-    def home(self, item_id: str) -> tuple[int, int | None]:
-        """The replica that this item goes to if nothing changes, and what is enough for it."""
+    def home(self, item_id: str) -> tuple[int, Replica | None]:
+        """The replica that this item goes to if nothing changes, by number; NOWHERE and None while there is none."""
         number = self.dispatch.home(item_id)
-        return number, None if number == NOWHERE else self.replicas[number].enough
+        return number, self.replicas.get(number)
 
     def waits(self, item_id: str) -> bool:
         """Whether the item still waits for a slot."""

@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 from benchmarks.barrier import levels
 from benchmarks.virtual.engine import Request, Usage
-from benchmarks.virtual.models import Machine, Scattered, VirtualProposer, VirtualScorer
+from benchmarks.virtual.models import Machine, Scattered, VirtualProposer, VirtualScorer, prompt_of
 from tests.simulation.loop import VirtualLoop
 from treesearch.algorithms.base import Search
 from treesearch.checker import Checker
 from treesearch.engine import Engine, Settings
-from treesearch.manager import Delivery, Manager, tokens_of
+from treesearch.manager import LETTERS, Delivery, Manager, tokens_of
 from treesearch.tasks.plain import Plain
 from treesearch.types import Answer, Expansion, Problem
 
@@ -38,7 +38,9 @@ def virtually(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 def problems(count: int) -> list[Problem]:
-    return [Problem(f"p{k}", f"question {k}", "1") for k in range(count)]
+    """Questions that are as long as their prompts, for what estimates tokens by letters."""
+    asked = [Problem(f"p{k}", f"question {k} ", "1") for k in range(count)]
+    return [replace(p, question=p.question.ljust(LETTERS * prompt_of(p)[1], ".")) for p in asked]
 
 
 @dataclass

@@ -55,12 +55,13 @@ class VirtualProposer:
 
 
 class VirtualScorer:
-    """`max_jobs` and `enough` as of `VLLMScorer`."""
+    """`max_jobs`, `enough` and `keeps` as of `VLLMScorer`."""
 
     def __init__(self, engine: VirtualEngine, drawn: Lengths = lengths) -> None:
         self.engine, self.drawn = engine, drawn
         self.max_jobs = engine.serving.max_num_seqs
         self.enough = engine.serving.max_num_batched_tokens
+        self.keeps = engine.cache.capacity * engine.block if engine.serving.reuse else None
         self._scores = SimulatedScores(NOISE)
 
     async def score(self, items: Sequence[tuple[Job, tuple[Chain, ...]]]) -> list[Scored | Exception]:

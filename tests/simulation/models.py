@@ -107,7 +107,7 @@ class Model:
     def __init__(self, world: World) -> None:
         self.world, self.keys = world, world.plan.keys
         self.max_jobs = world.plan.credits
-        self.enough = world.plan.enough
+        self.enough, self.keeps = world.plan.enough, world.plan.keeps
         self.dead = False
         self.usage = {"prompt_tokens": 0, "cached_tokens": 0}
         self.aborted: set[str] = set()

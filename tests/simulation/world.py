@@ -83,6 +83,7 @@ class Plan:
     scorers: int = 1
     credits: int = 4  # of each replica
     enough: int | None = None  # tokens that keep a scorer busy
+    keeps: int | None = None  # tokens that a scorer's cache holds
     hosts: int = 3
     latency: float = 0.003  # seconds a message, mean
     work: float = 0.1  # seconds a request, mean
@@ -120,10 +121,11 @@ class Plan:
         elif rng.random() < 0.1:
             budget = Budget(seconds=rng.uniform(0.5, 8))
         enough = random.Random(f"enough {seed}").choice((None, None, 1, 20))
+        keeps = random.Random(f"keeps {seed}").choice((None, None, 1, 300))
         return cls(
             seed, cluster, rng.choice(list(SEARCHED)), problems, rng.choice(("issue", "issue", "issue", "arrival")), budget,
             rng.choice((None, None, 1, 3)), rng.choice((1, 1, 1, 2, 3)), rng.randint(1, 3), rng.randint(1, 2),
-            rng.choice((1, 3, 5)), enough, rng.randint(2, 4), 0.002 * 10 ** rng.random(), 0.02 * 10 ** rng.random(),
+            rng.choice((1, 3, 5)), enough, keeps, rng.randint(2, 4), 0.002 * 10 ** rng.random(), 0.02 * 10 ** rng.random(),
             0.001 * 100 ** rng.random(),
             rng.uniform(1, 8), rng.choice((0.0, None, None)), keys, faults,
         )  # fmt: skip

@@ -53,7 +53,9 @@ class Scorer(Protocol):
     """Judges steps. Called with all (job, chains) that wait; gives one reply an item, in order, or an exception.
 
     A scorer may also have `enough`: the tokens of new steps in flight that keep it busy. While it has as many, its trees
-    ask the proposers for no more. On a cluster this counts only where it shares its card with another engine.
+    ask the proposers for no more. On a cluster this counts only where it shares its card with another engine. And `keeps`:
+    the tokens that its prefix cache holds; while trees do not fit into it together, the youngest wait (not where a budget
+    counts seconds).
     """
 
     max_jobs: int

@@ -277,6 +277,7 @@ class VLLMScorer(OnEngine):
         self.engine, self.reader = engine, reader
         self.max_jobs = spec.max_num_seqs
         self.enough = spec.max_num_batched_tokens  # a step of its engine
+        self.keeps = engine.cache_tokens
         self._flying: dict[Ids, asyncio.Task[Reply]] = {}
         self._kept = Kept()
 

@@ -214,6 +214,12 @@ class VLLMEngine:
                 f"vLLM cannot start model {arguments.model!r}: {error} (its own log, above, says more; {SAFE_ONLY})"
             ) from error
 
+    @property
+    def cache_tokens(self) -> int | None:
+        """Tokens whose keys and values its memory holds; None if this vLLM does not say."""
+        cache = self.llm.vllm_config.cache_config
+        return cache.num_gpu_blocks * cache.block_size if cache.num_gpu_blocks else None
+
     def name(self, about: str) -> str:
         """A request id that was never used."""
         return f"{about}~{next(self._numbers)}"
