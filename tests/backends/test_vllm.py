@@ -202,6 +202,9 @@ def test_scores_with_and_without_the_prefix_cache_agree_and_only_new_tokens_are_
     block = prm.engine.llm.vllm_config.cache_config.block_size
     assert computed == [lengths[0]] + [b - a // block * block for a, b in itertools.pairwise(lengths)]
     assert prm.usage["cached_tokens"] - before["cached_tokens"] == sum(lengths[1:]) - sum(computed[1:])
+    assert prm.keeps % block == 0 and prm.keeps > sum(lengths), (
+        "what it says that it keeps is whole blocks, and more than this"
+    )
 
 
 def test_an_outcome_model_of_two_classes_gives_what_it_gives_in_transformers(
