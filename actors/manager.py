@@ -147,10 +147,12 @@ class TreeManager:
 
     # Replicas
 
-    async def join(self, role: str, epoch: int, handle: Any, credits: int, enough: int | None = None) -> None:
+    async def join(
+        self, role: str, epoch: int, handle: Any, credits: int, enough: int | None = None, card: str | None = None
+    ) -> None:
         """A replica is ready: give it work, within this manager's share of its credits. Told twice, it joins once.
 
-        `enough`: tokens that keep it busy, whoever sends them.
+        `enough`: tokens that keep it busy, whoever sends them. `card`: the one that it shares with others, if it does.
         """
         if (role, epoch) in self.links:
             return
@@ -165,7 +167,9 @@ class TreeManager:
         )
         self.links[role, epoch] = link
         enough = enough and max(1, enough // self.managers)
-        replica = Replica(link.call, max(1, credits // self.managers), link.abort, link.trial, enough)
+        rest = link.rest if role == "proposer" else None
+        credits = max(1, credits // self.managers)
+        replica = Replica(link.call, credits, link.abort, link.trial, enough, rest, card)
         link.number = self._pool(role).join(replica)
         self.engine.admit()
 
