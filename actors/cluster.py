@@ -218,7 +218,7 @@ class Cluster:
                 actor = self._actor(slot, group).remote(
                     self.config.resolved(), slot.role, slot.number, epoch, slot.gpus or None
                 )
-                life = await self._ready(slot, epoch, actor, group and group.id.hex())
+                life = await self._ready(slot, epoch, actor, None if group is None else group.id.hex())
             await actor.stand.remote()
             raise AssertionError("a replica's call that never returns has returned")
         except RayTaskError as error:
