@@ -73,8 +73,9 @@ class _Life:
     credits: int
     pid: int
     host: str
-    enough: int | None  # tokens that keep it busy
+    enough: int | None  # tokens that keep it busy, where it shares its card
     keeps: int | None  # tokens that its cache holds
+    card: str | None  # which it shares
     ended: str = ""  # why, if a manager gave it up
 
 
@@ -218,7 +219,7 @@ class Cluster:
                 actor = self._actor(slot, group).remote(
                     self.config.resolved(), slot.role, slot.number, epoch, slot.gpus or None
                 )
-                life = await self._ready(slot, epoch, actor, shares=group is not None)
+                life = await self._ready(slot, epoch, actor, None if group is None else group.id.hex())
             await actor.stand.remote()
             raise AssertionError("a replica's call that never returns has returned")
         except RayTaskError as error:
@@ -273,10 +274,10 @@ class Cluster:
             self._groups[id(bundle)] = placement_group([bundle.resources()])
         return self._groups[id(bundle)]
 
-    async def _ready(self, slot: Slot, epoch: int, actor: Any, shares: bool) -> _Life:
+    async def _ready(self, slot: Slot, epoch: int, actor: Any, card: str | None) -> _Life:
         """Wait until the model is loaded; tell the managers, and the user if it takes long to find a place.
 
-        `shares`: its card, with another engine. Only there are proposers held back while it has enough.
+        `card`: the one that it shares with another engine. Only there are proposers held back while it has enough.
         """
         loading = asyncio.ensure_future(_awaited(actor.ready.remote()))
         try:
@@ -289,13 +290,14 @@ class Cluster:
         finally:
             loading.cancel()
         credits = info["credits"] // 2 if slot.name in self._halved else info["credits"]
-        enough = info["enough"] if shares else None
-        life = self.lives[epoch] = _Life(slot, actor, credits, info["pid"], info["host"], enough, info["keeps"])
+        enough, keeps = info["enough"] if card is not None else None, info["keeps"]
+        life = self.lives[epoch] = _Life(slot, actor, credits, info["pid"], info["host"], enough, keeps, card)
         await asyncio.gather(*(self._join(m, epoch, life) for m in self.managers.values()), return_exceptions=True)
         return life
 
     async def _join(self, manager: _Manager, epoch: int, life: _Life) -> None:
-        await manager.handle.join.remote(life.slot.role, epoch, life.handle, life.credits, life.enough, life.keeps)
+        told = life.credits, life.enough, life.keeps, life.card
+        await manager.handle.join.remote(life.slot.role, epoch, life.handle, *told)
 
     def _tell(self, slot: Slot, epoch: int, reason: str, death: Death) -> None:
         """Let all managers know that a replica is gone."""

@@ -66,6 +66,7 @@ class Link:
         self._items: list[tuple[int, Any, bool | None]] = []
         self._trials: dict[int, bool | None] = {}  # suspect's number -> whether it runs alone; None: has not begun
         self._aborts: list[int] = []
+        self._rests = False
         self._heard: list[tuple[int, bool]] = []  # suspects that have begun; items of which no more is heard (true)
         self._open = 0  # calls under way
         self._work = asyncio.Event()
@@ -85,6 +86,11 @@ class Link:
     def abort(self, job_ids: Sequence[str]) -> None:
         """Nobody wants these any more; their replies come early."""
         self._aborts += [self._numbers[job_id] for job_id in job_ids if job_id in self._numbers]
+        self._work.set()
+
+    def rest(self, rests: bool) -> None:
+        """The replica shall draw nothing, as far as this manager is concerned, or go on."""
+        self._rests = rests
         self._work.set()
 
     def close(self) -> None:
@@ -129,7 +135,7 @@ class Link:
             (items, self._items), (aborts, self._aborts) = (self._items, []), (self._aborts, [])
             heard, self._heard = self._heard, []
             self._work.clear()
-            frame = seal([self.client, items, aborts, heard, gap, self.silence / BEATS])
+            frame = seal([self.client, items, aborts, heard, gap, self.silence / BEATS, self._rests])
             self._spawn(self._exchange(frame))
             if gap:
                 await asyncio.sleep(sent + gap - loop.time())

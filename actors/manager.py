@@ -148,11 +148,19 @@ class TreeManager:
     # Replicas
 
     async def join(
-        self, role: str, epoch: int, handle: Any, credits: int, enough: int | None = None, keeps: int | None = None
+        self,
+        role: str,
+        epoch: int,
+        handle: Any,
+        credits: int,
+        enough: int | None = None,
+        keeps: int | None = None,
+        card: str | None = None,
     ) -> None:
         """A replica is ready: give it work, within this manager's share of its credits. Told twice, it joins once.
 
-        `enough`: tokens that keep it busy, whoever sends them; `keeps`: tokens that its cache holds, whosever they are.
+        `enough`: tokens that keep it busy, whoever sends them; `keeps`: tokens that its cache holds, whosever they are;
+        `card`: the one that it shares with others, if it does.
         """
         if (role, epoch) in self.links:
             return
@@ -167,7 +175,9 @@ class TreeManager:
         )
         self.links[role, epoch] = link
         enough, keeps = (tokens and max(1, tokens // self.managers) for tokens in (enough, keeps))
-        replica = Replica(link.call, max(1, credits // self.managers), link.abort, link.trial, enough, keeps)
+        rest = link.rest if role == "proposer" else None
+        credits = max(1, credits // self.managers)
+        replica = Replica(link.call, credits, link.abort, link.trial, enough, keeps, rest, card)
         link.number = self._pool(role).join(replica)
         self.engine.admit()
 

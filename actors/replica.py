@@ -33,6 +33,7 @@ class Mailbox:
         self.ready: list[Reply] = []
         self.running: dict[int, tuple[str, asyncio.Task[Any]]] = {}  # item's number -> job id, task
         self.unheard: dict[int, asyncio.Future[None]] = {}  # what is said of suspects and the manager may not know
+        self.rests = False  # whether its manager wants nothing drawn
         self.heard, self.beat = now(), 0.0
         self._parked: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
@@ -76,6 +77,7 @@ class Replica:
         self._begun: dict[asyncio.Task[Any], Mailbox] = {}  # what runs now, for whom
         self._reserved: Mailbox | None = None  # whose suspect runs, if no other manager's items may begin
         self._free = asyncio.Event()
+        self._rests = False  # what the backend was told last
         self.metrics: Metrics | None = None  # of a process that Ray knows
 
     async def ready(self) -> dict[str, Any]:
@@ -92,16 +94,17 @@ class Replica:
 
     async def exchange(self, frame: bytes) -> bytes:
         """Take new items and aborts; give the replies that are ready, and what the backend has counted."""
-        client, items, aborts, heard, gap, beat = unseal(frame)
+        client, items, aborts, heard, gap, beat, rests = unseal(frame)
         self._forget_the_dead()
         box = self.mail.setdefault(client, Mailbox())
-        box.heard, box.beat = now(), beat
+        box.heard, box.beat, box.rests = now(), beat, rests
         self._take(box, heard)
         for number, row, alone in items:
             job_id, work = self.work(row)
             serve = self._serve(box, number, work) if alone is None else self._tried(box, number, work, alone)
             box.running[number] = job_id, asyncio.create_task(serve)
         self._abort([box.running[number][0] for number in aborts if number in box.running])
+        self._rest()
         replies = await box.collect(gap, beat)
         usage = dict(usage_of(self.backend))
         self._measure(usage)
@@ -200,6 +203,15 @@ class Replica:
         abort: Callable[[Sequence[str]], None] | None = getattr(self.backend, "abort", None)
         if job_ids and abort is not None:
             abort(job_ids)
+
+    def _rest(self) -> None:
+        """The backend rests while every manager that waits for something wants it to."""
+        waiting = [box.rests for box in self.mail.values() if box.running]
+        rests = bool(waiting) and all(waiting)
+        rest: Callable[[bool], None] | None = getattr(self.backend, "rest", None)
+        if rest is not None and rests != self._rests:  # told once: a rest that the backend has ended stays ended
+            self._rests = rests
+            rest(rests)
 
     def _forget_the_dead(self) -> None:
         """A manager that has not been heard of for long has been replaced: nobody wants its replies."""

@@ -1,13 +1,15 @@
-"""When jobs begin: not for a scorer that has enough to read; then together, the oldest tree first."""
+"""When jobs begin and proposers rest: not while a scorer has enough to read; then together, the oldest tree first."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from tests.fakes import FakeProposer, FakeScorer, problems
 from tests.test_engine import make, run
 from treesearch.backpressure import Backpressure
+from treesearch.pool import Replica
+from treesearch.types import Chain, Job
 
 ENOUGH = 10
 
@@ -157,3 +159,88 @@ def test_an_ended_search_does_not_wait_for_its_scorer() -> None:
         return sorted(found)
 
     assert asyncio.run(main()) == ["p1", "p2"]
+
+
+def test_what_runs_beside_a_scorer_rests_while_that_has_enough_and_is_told_once() -> None:
+    told: list[tuple[int, bool]] = []
+    pressure = Backpressure(lambda *what: told.append(what))
+    with pressure.reading(0, ENOUGH, ENOUGH - 1), pressure.reading(1, None, 10**9), pressure.reading(2, 0, 10**9):
+        assert told == []
+        with pressure.reading(0, ENOUGH, 1):
+            with pressure.reading(0, ENOUGH, 1):
+                assert told == [(0, True)]
+            assert told == [(0, True)]
+        assert told == [(0, True), (0, False)]
+    assert told == [(0, True), (0, False)]
+
+
+def test_nothing_rests_for_a_scorer_that_is_gone_though_it_is_still_read_elsewhere() -> None:
+    told: list[tuple[int, bool]] = []
+    pressure = Backpressure(lambda *what: told.append(what))
+    with pressure.reading(0, ENOUGH, ENOUGH):
+        with pressure.reading(0, ENOUGH, ENOUGH):
+            pressure.release(0)
+        assert told == [(0, True), (0, False)]
+    assert told == [(0, True), (0, False)]
+
+
+class Resting(FakeProposer):
+    """Ends no job while it rests; `rests`: how often it did."""
+
+    def __init__(self, card: object = None) -> None:
+        super().__init__(max_jobs=64)
+        self.rests, self.told, self.going = 0, False, asyncio.Event()
+        self.going.set()
+        if card is not None:
+            self.card = card
+
+    def rest(self, rests: bool) -> None:
+        assert rests is not self.told
+        self.told = rests
+        self.rests += rests
+        self.going.clear() if rests else self.going.set()
+
+    async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
+        await turns(1)
+        await self.going.wait()
+        return await super().propose(jobs)
+
+
+def test_a_proposer_rests_while_the_scorer_is_busy_and_the_same_is_found() -> None:
+    resting, apart = Resting(), Resting(card="another")
+    found = [run(make([proposer], [Slow(1)])) for proposer in (resting, apart)]
+    assert found[0] == found[1] and found[0] == run(make([FakeProposer(max_jobs=64)], [Slow(None)]))
+    assert resting.rests > 0 and not resting.told and apart.rests == 0
+
+
+def test_a_proposer_goes_on_when_its_run_ends() -> None:
+    proposer, scorer = Resting(), Slow(1)
+    engine = make([proposer], [scorer])
+
+    async def main() -> None:
+        stream = engine.answers(problems(4))
+        asking = asyncio.ensure_future(anext(stream))
+        while not proposer.told:
+            await turns(1)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await stream.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert proposer.rests == 1 and not proposer.told
+
+
+def test_only_replicas_on_the_card_rest() -> None:
+    told: list[str] = []
+
+    def replica(name: str, card: str | None) -> Replica:
+        return Replica(FakeProposer().propose, 8, rest=lambda rests: told.append(f"{name} {rests}"), card=card)
+
+    engine = make([FakeProposer()], [FakeScorer()])
+    assert engine.scorers is not None
+    for name, card in (("a", "1"), ("b", "2"), ("c", None)):
+        engine.proposers.join(replica(name, card))
+    scorer = engine.scorers.join(Replica(FakeScorer().score, 8, enough=ENOUGH, card="1"))
+    with engine.backpressure.reading(scorer, ENOUGH, ENOUGH):
+        assert told == ["a True"]
+    assert told == ["a True", "a False"]

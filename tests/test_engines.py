@@ -291,3 +291,32 @@ def test_a_chain_has_about_400_tokens_in_8_steps() -> None:
     assert 7.5 < mean(steps) < 8.5
     assert max(steps) <= lengths.MOST
     assert 380 < lengths.mean_chain(2000) < 420
+
+
+def test_an_engine_that_rests_ends_its_step_takes_requests_and_goes_on_where_it_was() -> None:
+    made = engine()
+
+    async def main() -> list[float]:
+        loop = asyncio.get_running_loop()
+        loop.call_at(2.5, made.rest, True)
+        loop.call_at(10.5, made.rest, False)
+        done = [made.submit(asked("a", 5, 5))]
+        await asyncio.sleep(5)
+        done.append(made.submit(asked("b", 5, 1)))
+        return [(await each, loop.time())[1] for each in reversed(done)]
+
+    assert virtually(main) == [11.5, 12.5]  # a: three steps before, two after; b begins with the first of those
+    assert made.usage.steps == 5
+
+
+def test_an_engine_may_rest_before_it_is_asked() -> None:
+    made = engine()
+
+    async def main() -> float:
+        made.rest(True)
+        done = made.submit(asked("a", 5, 1))
+        asyncio.get_running_loop().call_at(3.0, made.rest, False)
+        await done
+        return asyncio.get_running_loop().time()
+
+    assert virtually(main) == 4.0

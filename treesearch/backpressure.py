@@ -1,25 +1,30 @@
-"""When new steps are drawn: not for a scorer that has enough to read. Knows no tree, no clock and no model.
+"""When steps are drawn: not while a scorer on the same GPU has enough to read. Knows no tree, no clock and no model.
 
 Where both share a GPU, each step of the proposer's engine reads all of its weights, however few chains it draws, and takes
-the GPU from the scorer meanwhile. So jobs wait while their scorer has enough to read, then begin together: the same chains
-in fewer, fuller batches. A scorer on a GPU of its own would lose by it. Only when something is sent depends on this, never
-what comes of it.
+the GPU from the scorer meanwhile. So while the scorer has enough to read its jobs wait, and what runs on proposers beside
+it rests; then all go on together: the same chains in fewer, fuller batches. A scorer on a GPU of its own would lose by it.
+Only when something is drawn depends on this, never what comes of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from treesearch.types import Chain
 
 
 class Backpressure:
-    """Tokens that scorers have to read, and jobs that wait until it is less than enough. Scorers are known by number."""
+    """Tokens that scorers have to read, and jobs that wait until it is less than enough. Scorers are known by number.
 
-    def __init__(self) -> None:
+    `rest` is told (scorer, whether what runs beside it rests from now on).
+    """
+
+    def __init__(self, rest: Callable[[int, bool], None] = lambda scorer, rests: None) -> None:
+        self._rest = rest
+        self._full: set[int] = set()  # scorers beside which everything rests
         self._unread: Counter[int] = Counter()  # scorer -> tokens
         self._held: dict[int, dict[str, tuple[int, asyncio.Future[None]]]] = {}  # scorer -> job id -> priority, turn
 
@@ -36,8 +41,11 @@ class Backpressure:
 
     @contextmanager
     def reading(self, scorer: int, enough: int | None, tokens: int) -> Iterator[None]:
-        """For this time the scorer has so many tokens more to read; those that wait for the end of it go then."""
+        """For this time the scorer has so many tokens more to read; what waits for the end of it goes on then."""
         self._unread[scorer] += tokens
+        if enough and self._unread[scorer] >= enough and scorer not in self._full:
+            self._full.add(scorer)
+            self._rest(scorer, True)
         try:
             yield
         finally:
@@ -46,7 +54,10 @@ class Backpressure:
                 self.release(scorer)
 
     def release(self, scorer: int) -> None:
-        """Jobs that wait for this scorer go, the oldest first: it has little to read, or is gone."""
+        """What waits for this scorer goes on, jobs the oldest first: it has little to read, or is gone."""
+        if scorer in self._full:
+            self._full.remove(scorer)
+            self._rest(scorer, False)
         for _, turn in sorted(self._held.pop(scorer, {}).values(), key=lambda held: held[0]):
             if not turn.done():
                 turn.set_result(None)

@@ -33,6 +33,7 @@ from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, S
 
 GROUP = 0.01  # seconds in which replies gather for one commit: many share its cost, and no more are lost by a kill
 AGAIN = 0.2  # seconds after which what does not end is interrupted again
+HERE = "here"  # the card of models in this process that name none
 MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
 
 
@@ -96,7 +97,7 @@ class Engine:
         self.proposers = Pool([proposer_replica(p) for p in proposers], s.timeout)
         self.scorers = Pool([scorer_replica(p) for p in scorers], s.timeout) if scorers is not None else None
         self.outcomes = Pool([scorer_replica(p) for p in outcomes], s.timeout) if outcomes is not None else None
-        self.backpressure = Backpressure()
+        self.backpressure = Backpressure(self._rest)
         self.residents = Residents()
         self.stats = self.manager.stats
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -349,6 +350,11 @@ class Engine:
         with self.backpressure.reading(*_pace(scorers, job), tokens_in(chains)):
             return await scorers.run(job.id, (job, chains))  # type: ignore[no-any-return]
 
+    def _rest(self, scorer: int, rests: bool) -> None:
+        """Proposers that share the scorer's card rest or go on."""
+        assert self.scorers is not None
+        self.proposers.rest(self.scorers.replicas[scorer].card, rests)
+
     # Journal and answers
 
     def _journal(self, problem_id: str, replies: Sequence[Reply]) -> None:
@@ -446,12 +452,13 @@ class Engine:
 
 
 def proposer_replica(proposer: Proposer) -> Replica:
-    return Replica(proposer.propose, proposer.max_jobs, getattr(proposer, "abort", None))
+    rest, card = getattr(proposer, "rest", None), getattr(proposer, "card", HERE)
+    return Replica(proposer.propose, proposer.max_jobs, getattr(proposer, "abort", None), rest=rest, card=card)
 
 
 def scorer_replica(scorer: Scorer) -> Replica:
-    enough, keeps = (getattr(scorer, name, None) for name in ("enough", "keeps"))
-    return Replica(scorer.score, scorer.max_jobs, enough=enough, keeps=keeps)
+    enough, keeps = getattr(scorer, "enough", None), getattr(scorer, "keeps", None)
+    return Replica(scorer.score, scorer.max_jobs, enough=enough, keeps=keeps, card=getattr(scorer, "card", HERE))
 
 
 def _pace(scorers: Pool, job: Job) -> tuple[int, int | None]:

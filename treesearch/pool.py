@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,7 +38,8 @@ class Replica:
 
     `abort`, where there is one, is told the ids of items nobody wants any more; `trial` is the `call` of suspects, which
     the replica runs while it runs no other suspect, whoever sends it, or (true) nothing at all of other pools. `enough`:
-    tokens in flight that keep it busy, see `backpressure`; `keeps`: tokens its cache holds, see `residents` (None: not known).
+    tokens in flight that keep it busy, see `backpressure`; `keeps`: tokens its cache holds, see `residents` (None: not
+    known); `rest`, where there is one, is told whether to draw nothing for a time; replicas that share a GPU have one `card`.
     """
 
     call: Call
@@ -47,6 +48,8 @@ class Replica:
     trial: Trial | None = None
     enough: int | None = None
     keeps: int | None = None
+    rest: Callable[[bool], None] | None = None
+    card: Hashable = None
 
 
 class Pool:
@@ -189,6 +192,12 @@ class Pool:
         """The replica that this item goes to if nothing changes, by number; NOWHERE and None while there is none."""
         number = self.dispatch.home(item_id)
         return number, self.replicas.get(number)
+
+    def rest(self, card: Hashable, rests: bool) -> None:
+        """Replicas on this card that can rest do so, or go on."""
+        for replica in self.replicas.values():
+            if replica.rest is not None and replica.card == card:
+                replica.rest(rests)
 
     def waits(self, item_id: str) -> bool:
         """Whether the item still waits for a slot."""

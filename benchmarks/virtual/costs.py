@@ -193,7 +193,9 @@ async def _replica(found: Sample, role: str) -> tuple[float, float]:
         for _ in range(TIMES):
             replica: Replica = (Proposer if role == "proposer" else Scorer)({}, role, 0, 1, None)
             replica.backend = _Known(found)
-            frames = [seal(["m", [(k, row, None) for k, row in enumerate(group)], [], [], 0.0, 10.0]) for group in rows]
+            frames = [
+                seal(["m", [(k, row, None) for k, row in enumerate(group)], [], [], 0.0, 10.0, False]) for group in rows
+            ]
             began = time.process_time()
             for frame in frames:
                 await replica.exchange(frame)

@@ -97,6 +97,7 @@ class VirtualEngine:
         self._live = 0  # tokens of those that decode, at the beginning of the next step
         self._numbers = itertools.count()
         self._awake = False
+        self._resting = False
         self._begun = 0.0  # when the step under way began
 
     @property
@@ -121,6 +122,12 @@ class VirtualEngine:
             self._prepare()
         return done
 
+    def rest(self, rests: bool) -> None:
+        """Begin no step from now on, or go on, as `VLLMEngine.rest`."""
+        self._resting = rests
+        if not self._awake:
+            self._prepare()
+
     def step_seconds(self, step: Step) -> tuple[float, float]:
         """(seconds on the card, seconds of the CPU) of a step."""
         return self.law.seconds(step, self.model, self.hardware)
@@ -136,7 +143,7 @@ class VirtualEngine:
 
     def _prepare(self) -> None:
         """Begin a step with its CPU time: whoever has a reply may ask again meanwhile, and be part of it."""
-        self._awake = bool(self._running or self._waiting)
+        self._awake = bool(self._running or self._waiting) and not self._resting
         if self._awake:
             loop = asyncio.get_running_loop()
             self._begun = loop.time()

@@ -34,10 +34,11 @@ class Lengths(Hashable, Protocol):
 
 
 class VirtualProposer:
-    """`max_jobs` as of `VLLMProposer`."""
+    """`max_jobs` and `rest` as of `VLLMProposer`."""
 
     def __init__(self, engine: VirtualEngine, drawn: Lengths = lengths) -> None:
-        self.engine, self.drawn = engine, drawn
+        self.engine, self.card, self.drawn = engine, engine.card, drawn
+        self.rest = engine.rest
         self.max_jobs = max(1, engine.serving.max_num_seqs // 2)
 
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
@@ -58,7 +59,7 @@ class VirtualScorer:
     """`max_jobs`, `enough` and `keeps` as of `VLLMScorer`."""
 
     def __init__(self, engine: VirtualEngine, drawn: Lengths = lengths) -> None:
-        self.engine, self.drawn = engine, drawn
+        self.engine, self.card, self.drawn = engine, engine.card, drawn
         self.max_jobs = engine.serving.max_num_seqs
         self.enough = engine.serving.max_num_batched_tokens
         self.keeps = engine.cache.capacity * engine.block if engine.serving.reuse else None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +16,10 @@ from ray.exceptions import RayTaskError
 from actors import cluster as clusters
 from actors.cluster import LONG, REPLAYED, Cluster, Deaths, _Manager, connect
 from actors.placement import plan
+from benchmarks.virtual.actors import Proposes, Scores, driven, without_ray
+from benchmarks.virtual.constants import SMALL, on
+from benchmarks.virtual.loops import virtually
+from benchmarks.virtual.models import Machine
 from tests.fakes import problems
 from treesearch.config import load
 from treesearch.errors import RunError
@@ -147,3 +154,60 @@ def test_a_ray_that_does_not_start_is_an_error_and_no_traceback(monkeypatch: pyt
     monkeypatch.setattr("ray.init", slow)
     with pytest.raises(RunError, match="no Ray cluster at 'local': The current node timed out during startup"):
         connect(None)
+
+
+@dataclass(frozen=True)
+class OnGPU(Proposes):
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class PRMOnGPU(Scores):
+    device: str | None = None
+
+
+def cards() -> Machine:
+    """Two cards; the PRM of the second has enough with 400 tokens, that of the first never."""
+    machine = Machine(on(SMALL, 2))
+    for prm, enough in zip(machine.scorers, (10**9, 400), strict=True):
+        prm.serving = replace(prm.serving, max_num_batched_tokens=enough)
+    return machine
+
+
+def rests(machine: Machine, share: float, folder: Path) -> list[list[bool]]:
+    """What each proposer is told in a run of two managers on the virtual clock, whose models take this share of a card."""
+    told: list[list[bool]] = [[], []]
+    for proposer, mine in zip(machine.proposers, told, strict=True):
+
+        def rest(rests: bool, mine: list[bool] = mine, sent: Any = proposer.rest) -> None:
+            mine.append(rests)
+            sent(rests)
+
+        proposer.rest = rest  # type: ignore[method-assign]
+    Proposes.engines, Scores.engines = iter(machine.proposers), iter(machine.scorers)
+    config = load(None, [
+        "problems=-", "task=plain", "search={type: dvts, subtrees: 2, branch: 4}", "engine.trees=6",
+        f"proposer={__name__}:OnGPU", f"scorer={__name__}:PRMOnGPU",
+        f"cluster={{managers: 2, proposers: 2, scorers: 2, gpus_per_proposer: {share}, gpus_per_scorer: {share}}}",
+    ])  # fmt: skip
+    virtually(lambda: driven(config, folder, 24))
+    return told
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_proposers_rest_on_shared_cards_alone_each_beside_its_own_scorer(
+    share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = itertools.count()
+
+    def group(_: Any) -> Any:
+        name = f"group {next(names)}"
+        return SimpleNamespace(id=SimpleNamespace(hex=lambda: name))
+
+    monkeypatch.setattr(clusters, "placement_group", group)
+    monkeypatch.setattr(clusters, "remove_placement_group", lambda group: None)
+    monkeypatch.setattr(clusters, "PlacementGroupSchedulingStrategy", lambda *_, **__: None)
+    with without_ray():
+        first, second = rests(cards(), share, tmp_path)
+    assert first == [] and second == [True, False] * (len(second) // 2)
+    assert bool(second) == (share == 0.5)

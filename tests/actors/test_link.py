@@ -30,6 +30,7 @@ class Backend:
     def __init__(self) -> None:
         self.gates: dict[str, asyncio.Future[Any]] = {}
         self.aborted: list[str] = []
+        self.rested: list[bool] = []
         self.usage = {"prompt_tokens": 0, "cached_tokens": 0}
 
     async def propose(self, jobs: Sequence[Job]) -> list[Any]:
@@ -40,6 +41,9 @@ class Backend:
 
     def abort(self, job_ids: Sequence[str]) -> None:
         self.aborted += job_ids
+
+    def rest(self, rests: bool) -> None:
+        self.rested.append(rests)
 
     def answer(self, job_id: str, value: Any = None) -> None:
         self.gates.pop(job_id).set_result(value if value is not None else ((Step(job_id, (1,), 1),),))
@@ -77,6 +81,46 @@ def a(number: int) -> Job:
 
 def running(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+
+
+def test_a_replica_rests_while_every_manager_that_waits_for_it_wants_so() -> None:
+    async def main() -> None:
+        line = Line()
+        other = Link(line.exchange, client="n", role="proposer", epoch=1, silence=1.0, gap=lambda: 0.0, lost=print)
+        mine, theirs = (asyncio.create_task(link.call([a(k)])) for k, link in enumerate((line.link, other)))
+        await line.until(lambda: len(line.backend.gates) == 2)
+        line.link.rest(True)
+        await line.until(lambda: line.frames[-1][0] == "m" and line.frames[-1][6])
+        assert line.backend.rested == []
+        other.rest(True)
+        await line.until(lambda: line.backend.rested == [True])
+        line.link.rest(False)
+        await line.until(lambda: line.backend.rested == [True, False])
+        line.backend.answer("t/0")
+        await mine
+        await line.until(lambda: not line.replica.mail["m"].running and line.backend.rested[-1])  # it waits for nothing
+        line.backend.answer("t/1")
+        await theirs
+        more = asyncio.create_task(line.link.call([a(2)]))
+        await line.until(lambda: line.backend.rested == [True, False, True, False])
+        more.cancel()
+        other.close()
+
+    running(main)
+
+
+def test_a_manager_that_is_gone_lets_nobody_rest() -> None:
+    async def main() -> None:
+        replica = Proposer({}, "proposer", 0, 1, None)
+        replica.backend = backend = Backend()
+        rows = [Line().link.codec.item(a(k))[1] for k in range(2)]
+        await replica.exchange(seal(["dead", [(1, rows[0], None)], [], [], 0, 0.01, True]))
+        assert backend.rested == [True]
+        await asyncio.sleep(0.1)
+        await replica.exchange(seal(["alive", [(1, rows[1], None)], [], [], 0, 0.01, False]))
+        assert backend.rested == [True, False]
+
+    running(main)
 
 
 def test_what_waits_goes_in_one_call_and_each_reply_comes_when_it_is_ready() -> None:
@@ -225,9 +269,9 @@ def test_a_manager_that_is_gone_is_forgotten_and_its_jobs_aborted() -> None:
         replica = Proposer({}, "proposer", 0, 1, None)
         replica.backend = backend = Backend()
         row = Line().link.codec.item(a(0))[1]
-        await replica.exchange(seal(["dead", [(1, row, None)], [], [], 0, 0.01]))
+        await replica.exchange(seal(["dead", [(1, row, None)], [], [], 0, 0.01, False]))
         await asyncio.sleep(0.1)
-        await replica.exchange(seal(["alive", [], [], [], 0, 0.01]))
+        await replica.exchange(seal(["alive", [], [], [], 0, 0.01, False]))
         assert backend.aborted == ["t/0"] and set(replica.mail) == {"alive"}
 
     running(main)

@@ -168,6 +168,47 @@ def test_an_aborted_job_comes_back_early_with_what_was_sampled(loop: asyncio.Run
             assert len(ids) < len(whole(chain, 0)) and ids == whole(chain, 0)[: len(ids)]
 
 
+def test_a_proposer_that_rests_samples_nothing_takes_jobs_and_aborts_and_goes_on_to_the_same(
+    loop: asyncio.Runner, proposer: Any
+) -> None:
+    asked = [replace(job(f"{k} 5 6 10", until="answer"), id=f"p/{k}") for k in range(4)]
+    (full, *others) = loop.run(proposer.propose(asked[:3]))
+
+    async def main() -> Any:
+        first, unwanted = (asyncio.create_task(proposer.propose([asked[k]])) for k in (0, 3))
+        await asyncio.sleep(0.03)
+        proposer.rest(True)
+        later = asyncio.create_task(proposer.propose(asked[1:3]))
+        await asyncio.sleep(0.7)  # in which all of it would be done
+        assert not first.done() and not later.done()
+        proposer.abort([asked[3].id])
+        (aborted,) = await asyncio.wait_for(unwanted, 5)
+        assert not first.done() and not later.done()
+        proposer.rest(False)
+        return aborted, await asyncio.wait_for(first, 60), await asyncio.wait_for(later, 60)
+
+    aborted, first, later = loop.run(main())
+    assert ids_of([*first, *later]) == ids_of([full, *others])
+    assert isinstance(aborted, RequestError) or all(len(chain) <= 6 for chain in aborted)
+
+
+def test_a_rest_of_an_engine_ends_by_itself(
+    loop: asyncio.Runner, proposer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_engine, "LONGEST_REST", 0.2)
+
+    async def main() -> Any:
+        proposer.rest(True)
+        return await asyncio.wait_for(proposer.propose([job()]), 60)
+
+    (chains,) = loop.run(main())
+    assert len(chains) == 4
+
+
+def ids_of(replies: Sequence[Sequence[Chain]]) -> list[list[tuple[int, ...]]]:
+    return [[step.ids for chain in chains for step in chain] for chains in replies]
+
+
 def test_more_prompts_than_fit_a_batch_wait_for_the_next(loop: asyncio.Runner, proposer: Any) -> None:
     """A seeded prompt that was cut into chunks killed the engine of a CPU."""
     long = [job(f"{k} " + "7 8 9 " * 70, n=2) for k in range(16)]

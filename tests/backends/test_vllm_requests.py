@@ -45,6 +45,7 @@ class FakeEngine:
         self.says: list[Reply | Exception] = []
         self.kinds: tuple[str, ...] = ("token_classify",)
         self.gate: asyncio.Event | None = None
+        self.cache_tokens = 100 * BLOCK
 
     def name(self, about: str) -> str:
         return f"{about}~{len(self.asked)}"
@@ -357,3 +358,82 @@ def test_a_model_that_is_missing_or_no_prm_is_refused_before_an_engine_starts(
         VLLM("/no/such").build(GAME, Prompt(), LIMITS)
     with pytest.raises(ConfigError, match="not a known PRM"):
         VLLMPRM(str(save(tmp_path, "causal"))).build(GAME, Prompt())
+
+
+# The engine
+
+
+class Pausing:
+    """An AsyncLLM that notes when it is paused."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+        assert (mode, clear_cache) == ("keep", False)
+        self.told.append("rest")
+        await asyncio.sleep(0.02)
+
+    async def resume_generation(self) -> None:
+        self.told.append("go on")
+        raise RuntimeError("the engine is dead")  # as a dead one does: every request says so
+
+    def shutdown(self) -> None:
+        self.told.append("end")
+
+
+def paused(monkeypatch: pytest.MonkeyPatch, scene: Any, users: int = 1, can: bool = True) -> list[str]:
+    """What an engine was told in this scene."""
+    monkeypatch.setattr(vllm_engine, "can_rest", lambda: can)
+    made = vllm_engine.VLLMEngine.__new__(vllm_engine.VLLMEngine)
+    made.llm, made.users, made._background, made._resting = Pausing(), users, set(), None
+    told: list[str] = made.llm.told
+
+    async def main() -> None:
+        await scene(made)
+        await made.close()
+        made.rest(True)  # nobody is there any more
+        await asyncio.sleep(0.03)
+        assert not made._background
+
+    asyncio.run(main())
+    return told
+
+
+def test_an_engine_is_told_of_a_change_only_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(made: Any) -> None:
+        for rests in (False, True, True, False, False, True, False, True):
+            made.rest(rests)
+        await asyncio.sleep(0.01)
+
+    assert paused(monkeypatch, scene) == [*["rest", "go on"] * 2, "rest", "end"]
+
+
+def test_a_rest_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(made: Any) -> None:
+        monkeypatch.setattr(vllm_engine, "LONGEST_REST", 0.01)
+        made.rest(True)
+        await asyncio.sleep(0.05)
+        made.rest(False)
+        await asyncio.sleep(0.01)
+
+    assert paused(monkeypatch, scene) == ["rest", "go on", "end"]
+
+
+@pytest.mark.parametrize(("users", "can"), [(2, True), (1, False)])
+def test_an_engine_that_others_wait_for_or_that_cannot_never_rests(
+    monkeypatch: pytest.MonkeyPatch, users: int, can: bool
+) -> None:
+    async def scene(made: Any) -> None:
+        made.rest(True)
+        await asyncio.sleep(0.01)
+        made.users = 1
+
+    assert paused(monkeypatch, scene, users, can) == ["end"]
+
+
+def test_a_proposer_rests_as_its_engine() -> None:
+    p, told = proposer(), list[bool]()
+    p.engine.rest = told.append  # type: ignore[method-assign, assignment]
+    p.rest(True), p.rest(False)
+    assert told == [True, False]

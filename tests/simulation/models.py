@@ -111,10 +111,13 @@ class Model:
         self.dead = False
         self.usage = {"prompt_tokens": 0, "cached_tokens": 0}
         self.aborted: set[str] = set()
+        self._going = asyncio.Event()  # not while it rests
+        self._going.set()
 
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
         (job,) = jobs
         await self._work(job)
+        await self._going.wait()
         if self.keys.is_poison(job):
             self._die(job.id)
         if self.keys.is_refused(job):
@@ -136,6 +139,10 @@ class Model:
 
     def abort(self, job_ids: Sequence[str]) -> None:
         """Late aborts and early ones alike: replies come as they would."""
+
+    def rest(self, rests: bool) -> None:
+        """Nothing that was asked is answered until it is told to go on: unlike an engine, not for a time only."""
+        self._going.clear() if rests else self._going.set()
 
     async def close(self) -> None: ...
 

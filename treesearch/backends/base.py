@@ -27,7 +27,8 @@ class Proposer(Protocol):
     A reply is the job's chains (unscored, `answer` unread) or an exception: RequestError for a job that must not be
     asked again, RunError where no job can be done (a refused key): it ends the run; anything else for one that may. A
     proposer may also have `abort(job_ids)`: nobody wants these any more, and their replies come early, with the chains as
-    far as they were sampled; and `only_answers`: why it writes whole answers only, None if it does not. Any backend may
+    far as they were sampled; `rest(rests)`: from now on draw nothing and keep what runs, or (false) go on, see
+    `backpressure`; and `only_answers`: why it writes whole answers only, None if it does not. Any backend may
     have `async forget()`: a new run begins that shall not profit from what is kept of earlier ones.
     """
 
@@ -53,9 +54,10 @@ class Scorer(Protocol):
     """Judges steps. Called with all (job, chains) that wait; gives one reply an item, in order, or an exception.
 
     A scorer may also have `enough`: the tokens of new steps in flight that keep it busy. While it has as many, its trees
-    ask the proposers for no more. On a cluster this counts only where it shares its card with another engine. And `keeps`:
-    the tokens that its prefix cache holds; while trees do not fit into it together, the youngest wait (not where a budget
-    counts seconds).
+    ask the proposers for no more, and proposers on its card rest. On a cluster this counts only where it shares its card
+    with another engine; models in one process are taken to share one, unless they say by a `card` that they do not. And
+    `keeps`: the tokens that its prefix cache holds; while trees do not fit into it together, the youngest wait (not where
+    a budget counts seconds).
     """
 
     max_jobs: int

@@ -206,6 +206,10 @@ class VLLMProposer(CausalProposer, OnEngine):
             draft.done = True
         self.engine.abort([draft.request for draft in unwanted if draft.request])
 
+    def rest(self, rests: bool) -> None:
+        """Draw nothing from now on, or go on, as described in backends.base."""
+        self.engine.rest(rests)
+
     async def forget(self) -> None:
         await self.engine.forget()
 

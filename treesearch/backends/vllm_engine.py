@@ -11,9 +11,11 @@ import copy
 import itertools
 import os
 import warnings
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from inspect import signature
 from typing import Any, Literal
 
 from treesearch.backends.weights import NO_CODE, SAFE_ONLY, stamp
@@ -26,6 +28,8 @@ BINDING, FREE = "VLLM_CPU_OMP_THREADS_BIND", "nobind"  # threads of an engine on
 CPU_BLOCK = (
     32  # tokens a block on a CPU, the smallest that vLLM's kernel takes; its default of 128 caches no short step
 )
+
+LONGEST_REST = 10.0  # seconds; then it goes on by itself, whatever became of whoever let it rest
 
 STAT_LOGGERS: list[
     Any
@@ -207,6 +211,7 @@ class VLLMEngine:
         self.usage = {"prompt_tokens": 0, "cached_tokens": 0}
         self._numbers = itertools.count()
         self._background: set[asyncio.Task[Any]] = set()
+        self._resting: asyncio.TimerHandle | None = None  # which ends the rest
         try:
             self.llm: Any = AsyncLLM.from_engine_args(arguments, stat_loggers=list(stat_loggers or []) or None)
         except Exception as error:
@@ -249,9 +254,29 @@ class VLLMEngine:
         """Their replies come now, with what was sampled."""
         ids = list(request_ids)
         if ids:
-            task = asyncio.get_running_loop().create_task(self.llm.abort(ids))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            self._begin(self.llm.abort(ids))
+
+    def rest(self, rests: bool) -> None:
+        """Take no step from now on, for at most LONGEST_REST seconds, or go on. What runs keeps its KV, requests and aborts
+        are taken. An engine with several users never rests, for they may wait for each other, nor one that cannot."""
+        if self.llm is None or rests == (self._resting is not None) or (rests and (self.users > 1 or not can_rest())):
+            return
+        if self._resting is not None:
+            self._resting.cancel()
+        self._resting = asyncio.get_running_loop().call_later(LONGEST_REST, self.rest, False) if rests else None
+        change = self.llm.pause_generation(mode="keep", clear_cache=False) if rests else self.llm.resume_generation()
+        self._begin(change)  # both send before they wait, so they arrive in order
+
+    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do it meanwhile; if it fails the engine is dead, and every request says so."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at
 
     async def forget(self) -> None:
         """Empty the prefix cache and the counters; nothing may run."""
@@ -263,8 +288,9 @@ class VLLMEngine:
         self.users -= 1
         if self.users > 0:
             return
-        for task in self._background:
-            task.cancel()
+        for work in (*self._background, self._resting):
+            if work is not None:
+                work.cancel()
         if self.llm is not None:
             self.llm.shutdown()
             self.llm = None  # its destructor must not wait for the interpreter's end, where it fails
@@ -321,6 +347,15 @@ def sampling(**given: Any) -> Any:
         if refused(error):
             raise RequestError(str(error)) from error
         raise
+
+
+@cache
+def can_rest() -> bool:
+    """Whether this vLLM's engines can stop between two steps and go on."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    pause = getattr(AsyncLLM, "pause_generation", None)
+    return pause is not None and {"mode", "clear_cache"} <= signature(pause).parameters.keys()
 
 
 def can_sample(field: str) -> bool:
