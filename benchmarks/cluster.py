@@ -1,16 +1,19 @@
 """What do the actors cost? Expansions a second through Ray with models that cost nothing, and Ray calls per expansion.
 
-    python -m benchmarks.cluster [--replicas 1,2,4,8] [--managers 1] [--problems 400] [--paced 1000] [--weak 0] [--load 1]
+    python -m benchmarks.cluster [--replicas 1,2,4,8] [--managers 1] [--problems 400] [--paced 1000] [--load 1]
+                                [--weak 0] [--strong 0]
 
 Managers, lines, replicas and the driver's journal are the real ones on a local Ray; the models are SIMULATED (`linger` as
-users have it). Three questions, each of every number of replicas and managers:
+users have it). Four questions, each of every number of replicas and managers:
 
 - load: models answer at once, so all processes share the machine's cores. What do they do together?
 - paced: about R expansions a second of all, held there by a delay in the proposer, where pressure alone batches no messages.
 - weak: a delay by which each proposer, its 64 slots full, does R a second and no more, as an engine does. Do so many do so
   many times as much? `of one` is that share. Ask where the cores carry the sum: it is of the machinery and not of the cores.
+- strong: such proposers again, and 128 problems for however many there are. Do so many end them so many times as soon?
 
-Counted from when all replicas are ready, in the middle of a run. `us`: processor time of an expansion, by process.
+Counted from when all replicas are ready, in the middle of a run; the rate of `strong` is of the whole. `us`: processor
+time of an expansion, by process.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ SEARCH = "search={type: mcts, simulations: 64, parallel: 8, branch: 4, rollouts:
 PARALLEL, EXPANSIONS = 8, 64  # of a search: at a time, and of all
 SLOTS = 64  # of a replica in `weak`
 SECONDS = 40  # of a run in `weak`
+FIXED = 128  # problems of a run in `strong`
 LOOK = 0.5  # seconds between two looks at the run
 PARTS = ("driver", "manager", "proposer", "scorer")
 Seen = tuple[float, int, int, dict[int, tuple[str, float]]]  # time, expansions, calls, process -> its part, seconds
@@ -50,8 +54,8 @@ def config(problems: Path, replicas: int, delay: float = 0.0, *more: str) -> Con
 
 def asked(mode: str, pace: float, replicas: int, problems: int) -> tuple[float, list[str]]:
     """(delay of a proposal in seconds, settings) of one run."""
-    if mode == "weak":
-        limit = round(replicas * pace * SECONDS / EXPANSIONS)
+    if mode in ("weak", "strong"):
+        limit = FIXED if mode == "strong" else round(replicas * pace * SECONDS / EXPANSIONS)
         trees = replicas * SLOTS * 3 // 2 // PARALLEL  # they ask for half as much again
         return SLOTS / pace, [f"proposer.max_jobs={SLOTS}", f"engine.trees={trees}", f"limit={limit}"]
     if mode == "paced":  # by Little's law: 8 jobs in flight a tree, half of their time under way between processes
@@ -59,8 +63,9 @@ def asked(mode: str, pace: float, replicas: int, problems: int) -> tuple[float, 
     return 0.0, [f"limit={problems + 250 * replicas}"]
 
 
-async def measured(config: Config, out: Path) -> dict[str, Any]:
-    """Rates in the middle of one run: without the start of its processes, and without its end, when few trees are left."""
+async def measured(config: Config, out: Path, whole: bool) -> dict[str, Any]:
+    """Costs in the middle of one run, without the start of its processes, and without its end, when few trees are left; the
+    rate there, or of the `whole`."""
     from actors.cluster import Cluster
 
     found: dict[str, Cluster] = {}
@@ -77,12 +82,15 @@ async def measured(config: Config, out: Path) -> dict[str, Any]:
             driver = found["driver"]
             samples.append((time.monotonic(), driver.stats.expansions, driver.calls, spent()))
     await work
-    (t0, e0, c0, s0), (t1, e1, c1, s1) = samples[len(samples) // 10], samples[-1 - len(samples) // 10]
+    cut = len(samples) // 10
+    (t0, e0, c0, s0), (t1, e1, c1, s1) = samples[cut], samples[-1 - cut]
     parts = dict.fromkeys((*PARTS, "ray"), 0.0)
     for pid, (part, seconds) in s1.items():
         parts[part] += seconds - s0.get(pid, (part, seconds))[1]
-    return {"expansions": e1 - e0, "seconds": t1 - t0, "rate": (e1 - e0) / (t1 - t0), "calls": (c1 - c0) / (e1 - e0),
-            "us": {part: 1e6 * seconds / (e1 - e0) for part, seconds in parts.items()}}  # fmt: skip
+    costs = {"calls": (c1 - c0) / (e1 - e0), "us": {part: 1e6 * s / (e1 - e0) for part, s in parts.items()}}
+    if whole:
+        (t0, e0, *_), (t1, e1, *_) = samples[0], samples[-1]
+    return {"expansions": e1 - e0, "seconds": t1 - t0, "rate": (e1 - e0) / (t1 - t0), **costs}
 
 
 def spent() -> dict[int, tuple[str, float]]:
@@ -105,6 +113,7 @@ def main() -> None:
     parser.add_argument("--load", type=int, default=1, help="0: leave it out")
     parser.add_argument("--paced", type=float, default=1000, help="expansions/s of all; 0: leave it out")
     parser.add_argument("--weak", type=float, default=0, help="expansions/s of each replica; 0: leave it out")
+    parser.add_argument("--strong", type=float, default=0, help="expansions/s of each replica; 0: leave it out")
     parser.add_argument("--out", type=Path, default=None, help="also write the rows as JSON")
     args = parser.parse_args()
     ray.init(address="local", include_dashboard=False, logging_level="WARNING")
@@ -114,15 +123,15 @@ def main() -> None:
           + " ".join(f"{part:>8}" for part in (*PARTS, "ray")))  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         problems = Path(folder) / "set.jsonl"
-        most = args.problems + 250 * max(args.replicas) + round(max(args.replicas) * args.weak)
+        most = FIXED + args.problems + 250 * max(args.replicas) + round(max(args.replicas) * args.weak)
         lines = (json.dumps({"id": f"p{k}", "question": f"q{k}", "answer": "1"}) for k in range(most))
         problems.write_text("\n".join(lines))
-        paces = {"load": float(args.load), "paced": args.paced, "weak": args.weak}
+        paces = {"load": float(args.load), "paced": args.paced, "weak": args.weak, "strong": args.strong}
         modes = [(mode, pace) for mode, pace in paces.items() if pace]
         for (mode, pace), managers, count in product(modes, args.managers, args.replicas):
             delay, more = asked(mode, pace, count, args.problems)
             given = config(problems, count, delay, f"cluster.managers={managers}", *more)
-            row = asyncio.run(measured(given, Path(folder) / f"run-{mode}-{managers}-{count}"))
+            row = asyncio.run(measured(given, Path(folder) / f"run-{mode}-{managers}-{count}", mode == "strong"))
             row = {
                 "mode": mode,
                 "managers": managers,
