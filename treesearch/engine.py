@@ -23,15 +23,16 @@ from treesearch.backpressure import Backpressure, tokens_in
 from treesearch.checker import Checker
 from treesearch.errors import RunError, told
 from treesearch.forms import Forms
-from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
+from treesearch.manager import Budget, Close, Delivery, Live, Manager, Outcome, Reply, add, tokens_of
 from treesearch.pool import Pool, Replica
 from treesearch.store import Row
 from treesearch.tasks.base import Task
 from treesearch.tasks.readers import has_answer
-from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
+from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, finite, made_expansion, under_way
 
 GROUP = 0.01  # seconds in which replies gather for one commit: many share its cost, and no more are lost by a kill
 AGAIN = 0.2  # seconds after which what does not end is interrupted again
+TEXT = (str, type(None))  # what a task may read from a chain
 MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
 
 
@@ -215,9 +216,9 @@ class Engine:
             self._spawn(self._publish(problem_id))
 
     async def _serve(self, job: Job) -> None:
-        outcome = None
+        live, outcome = self.manager.live[job.problem.id], None
         try:
-            expansion = await self._expand(job)
+            expansion = await self._expand(job, live)
             outcome = self.manager.deliver(job.id, expansion, self.clock())
         except asyncio.CancelledError:
             pass
@@ -228,27 +229,23 @@ class Engine:
             return
         self._running[job.problem.id] -= 1
         outcome = outcome or Outcome()
-        outcome.ended = self._ended(job)
+        outcome.ended = live.stopped is not None
         try:
             self._apply(job.problem.id, outcome)
             self.admit()
         except Exception as error:
             self._out.put_nowait(error)
 
-    def _ended(self, job: Job) -> bool:
-        live = self.manager.live.get(job.problem.id)
-        return live is None or live.stopped is not None
-
-    async def _expand(self, job: Job) -> Expansion:
+    async def _expand(self, job: Job, live: Live) -> Expansion:
         """The one reply to a job: chains read and scored, or an error as a value."""
-        if job.score is not None and self.scorers is not None and self.scorers.paced and not self._ended(job):
+        if job.score is not None and self.scorers is not None and self.scorers.paced and live.stopped is None:
             await self.backpressure.turn(*self.scorers.home(job.id), job.id, job.priority)
-        if self._ended(job):
+        if live.stopped is not None:
             return Expansion(job.leaf, error="cancelled")
         chains: tuple[Chain, ...] = ()
         try:
             chains = await self.proposers.run(job.id, job, kin=job.seed)
-            if self._ended(job):
+            if live.stopped is not None:
                 return Expansion(job.leaf, chains)  # nobody will look at it: counted, not scored
             _check_chains(job, chains)
             path = under_way(job.path)
@@ -257,7 +254,7 @@ class Engine:
             compared: Sequence[asyncio.Task[None]] = ()
             if self._reads_unfinished or any([chain[-1].finish != "step" for chain in chains]):
                 chains = tuple([await self._read(job, chain) for chain in chains])
-                compared = self._compare(job.problem.id, chains)
+                compared = self._compare(live, chains)
             expansion = await self._judge(job, chains)
             for task in compared:
                 await asyncio.shield(task)  # before delivery, which only looks up; others may wait for it too
@@ -276,18 +273,17 @@ class Engine:
         if not has_answer(texts, self.settings.thinking):
             return chain
         answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
-        if not isinstance(answer, str | None) or not isinstance(canonical, str | None):
+        if not isinstance(answer, TEXT) or not isinstance(canonical, TEXT):
             raise ValueError(
                 f"task {self.task.name} read {answer!r} ({canonical!r}) as an answer: they must be text or None"
             )
-        return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
+        return (*chain[:-1], chain[-1].read(answer, canonical))
 
-    def _compare(self, problem_id: str, chains: Sequence[Chain]) -> list[asyncio.Task[None]]:
+    def _compare(self, live: Live, chains: Sequence[Chain]) -> list[asyncio.Task[None]]:
         """Begin to find out which forms before those of these chains are equal to them: one task a form."""
-        live = self.manager.live.get(problem_id)
-        if live is None or live.forms is None:
+        if live.forms is None:
             return []
-        tasks = self._compared.setdefault(problem_id, {})
+        tasks = self._compared.setdefault(live.problem.id, {})
         forms = [chain[-1].canonical for chain in chains if chain[-1].canonical is not None]
         for form in forms:
             if form not in tasks:
@@ -303,12 +299,13 @@ class Engine:
         """Scores of the new steps, and of the whole chains that ended where there is an outcome model."""
         scored: int | None = 0
         if job.score is not None and self.scorers is not None:
-            result = await self._scored(job, chains, self.scorers)
+            score = self._paced if self.scorers.paced else self.scorers.run
+            result: Scored = await score(job.id, (job, chains))
             chains = _with_scores(chains, result.scores)
             scored = result.tokens
             self.stats.scores += sum(map(len, chains))
         if self.outcomes is None:
-            return Expansion(job.leaf, chains, scored=scored)
+            return made_expansion(job.leaf, chains, None, scored)
         ended = [k for k, chain in enumerate(chains) if chain[-1].finish != "step"]
         if ended:
             result = await self.outcomes.run(job.id, (job, tuple(chains[k] for k in ended)))
@@ -319,12 +316,11 @@ class Engine:
             scored = add(scored, result.tokens)
         return Expansion(job.leaf, chains, scored=scored)
 
-    async def _scored(self, job: Job, chains: tuple[Chain, ...], scorers: Pool) -> Scored:
+    async def _paced(self, job_id: str, item: tuple[Job, tuple[Chain, ...]]) -> Scored:
         """The scorer's reply; while it is waited for, the scorer has these chains to read."""
-        if not scorers.paced:
-            return await scorers.run(job.id, (job, chains))  # type: ignore[no-any-return]
-        with self.backpressure.reading(*scorers.home(job.id), tokens_in(chains)):
-            return await scorers.run(job.id, (job, chains))  # type: ignore[no-any-return]
+        assert self.scorers is not None
+        with self.backpressure.reading(*self.scorers.home(job_id), tokens_in(item[1])):
+            return await self.scorers.run(job_id, item)  # type: ignore[no-any-return]
 
     # Journal and answers
 
@@ -458,13 +454,15 @@ def _with_scores(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> 
     for chain, values in zip(chains, scores, strict=True):
         if len(values) != len(chain):
             raise ValueError(f"the scorer gave {len(values)} scores for {len(chain)} steps")
-    return tuple([tuple(map(_with_score, chain, values)) for chain, values in zip(chains, scores, strict=True)])
-
-
-def _with_score(step: Step, score: float) -> Step:
-    if not isinstance(score, (int, float)) or not isfinite(score):
-        raise ValueError(f"the scorer gave {score!r} as a score; scores must be finite numbers")
-    return step.scored(float(score))
+        for score in values:
+            if not isinstance(score, (int, float)) or not isfinite(score):
+                raise ValueError(f"the scorer gave {score!r} as a score; scores must be finite numbers")
+    return tuple(
+        [
+            tuple([step.scored(float(score)) for step, score in zip(chain, values, strict=True)])
+            for chain, values in zip(chains, scores, strict=True)
+        ]
+    )
 
 
 def _single(scores: Sequence[float]) -> float:

@@ -26,6 +26,8 @@ from treesearch.types import (
     Sampling,
     Stopped,
     digest,
+    made_job,
+    maker,
     path_digest,
 )
 
@@ -48,6 +50,9 @@ class Reply:
     wish: int
     at: float  # seconds since the search began
     expansion: Expansion
+
+
+made_reply = maker(Reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +195,7 @@ class Manager:
                 live.wasted = add(live.wasted, tokens_of(reply))
                 break
             reply = _labelled(live, reply)
-            out.delivered.append(Reply(turn, live.outstanding[turn].digest, now - live.started, reply))
+            out.delivered.append(made_reply(turn, live.outstanding[turn].digest, now - live.started, reply))
             self._feed(live, turn, reply)
         if live.stopped is not None:
             return self._end(live, out, sent)
@@ -309,9 +314,9 @@ class Manager:
         """An outstanding wish as a Job: the path spelled out, the seed derived."""
         asked = live.outstanding[seq]
         wish, seed = asked.wish, digest(self.seed, live.problem.id, asked.path)
-        return Job(f"{live.problem.id}/{seq}", live.problem, live.tree.path(wish.leaf), asked.first, wish.n, wish.until,
-                   wish.sampling or self.sampling, seed, wish.score, wish.proposer, wish.leaf, live.age,
-                   self.logprobs)  # fmt: skip
+        return made_job(f"{live.problem.id}/{seq}", live.problem, live.tree.path(wish.leaf), asked.first, wish.n,
+                        wish.until, wish.sampling or self.sampling, seed, wish.score, wish.proposer, wish.leaf, live.age,
+                        self.logprobs)  # fmt: skip
 
     def _digest(self, live: Live, node: int) -> int:
         """Digest of the path to a node, from the nearest one above that is known."""

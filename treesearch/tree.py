@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from treesearch.types import Candidate, Expansion, Step, attempts
+from treesearch.types import Candidate, Expansion, Step, under_way
 
 if TYPE_CHECKING:
     import networkx
@@ -158,6 +158,10 @@ class Tree:
         step = self.steps[node]
         return step.score if step is not None and step.score is not None else 0.0
 
+    def text(self, node: int) -> str:
+        step = self.steps[node]
+        return "" if step is None else step.text
+
     def finish(self, node: int) -> str:
         step = self.steps[node]
         return "step" if step is None else step.finish
@@ -188,14 +192,15 @@ class Tree:
         return [self._candidate(i) for i, step in steps if step is not None and _finished(step)]
 
     def _candidate(self, node: int) -> Candidate:
-        path = attempts(self.path(node))[-1]
+        *above, last = self.path(node)
+        path = (*under_way(tuple(above)), last)
         counts = [step.tokens for step in path]
         return Candidate(
             node=node,
             answer=path[-1].answer,
             canonical=path[-1].canonical,
-            text="".join(step.text for step in path),
-            scores=tuple(step.score for step in path),
+            text="".join([step.text for step in path]),
+            scores=tuple([step.score for step in path]),
             outcome=path[-1].outcome,
             tokens=None if None in counts else sum(c for c in counts if c is not None),
         )
