@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 Until = Literal["step", "answer", "revision"]
 Score = Literal["step", "siblings"] | None
 Finish = Literal["step", "answer", "length"]
+Part = str | bytes | int | tuple[int, ...]  # of a digest
 Value = TypeVar("Value")
 Stopped = Literal["finished", "decided", "budget", "deadline", "cancelled", "error"]
 _NOTHING = blake2b(digest_size=8)
@@ -193,13 +194,21 @@ class Answer:
     nodes: int = field(default=0)
 
 
-def digest(*parts: str | bytes | int | tuple[int, ...]) -> int:
-    """64 stable bits of the parts, each with its length, so that no two lists of parts run together."""
-    told = _NOTHING.copy()  # a new hash with its parameters takes longer than all the rest
+def digest(*parts: Part, after: blake2b = _NOTHING) -> int:
+    """64 stable bits of the parts, each with its length, so that no two lists of parts run together.
+
+    `after`: the parts before them, as a hash that was told them.
+    """
+    return int.from_bytes(hashed(*parts, after=after).digest(), "little")
+
+
+def hashed(*parts: Part, after: blake2b = _NOTHING) -> blake2b:
+    """A hash that was told these parts: a copy, for a new one takes longer than all the rest."""
+    told = after.copy()
     for part in parts:
-        raw = part if isinstance(part, bytes) else repr(part).encode("utf-8", "surrogatepass")
+        raw = part if isinstance(part, bytes) else repr(part).encode()
         told.update(len(raw).to_bytes(4, "little") + raw)
-    return int.from_bytes(told.digest(), "little")
+    return told
 
 
 def path_digest(parent: int, step: Step) -> int:
