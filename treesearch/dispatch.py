@@ -61,8 +61,11 @@ class Dispatch:
         """The replica that a job can be sent to without waiting: none, if any job waits or its home has no credit free."""
         if self._count or self._suspects:
             return None
-        home = self._place(self._born_by(job_id))
-        return self._sent(home, job_id)[0] if self.free.get(home) else None
+        home = self.home(job_id)
+        if not self.free.get(home):
+            return None
+        self._take(home)
+        return home
 
     def drop(self, job_id: str) -> None:
         """A job nobody wants any more; it must still wait."""
@@ -82,7 +85,8 @@ class Dispatch:
             for replica, queue in self._queues.items():
                 while self.free.get(replica) and queue:
                     self._count -= 1
-                    sent.append(self._sent(replica, queue.pop()))
+                    self._take(replica)
+                    sent.append((replica, queue.pop()))
             if not self._take_over():
                 break
         return sent
@@ -103,7 +107,8 @@ class Dispatch:
 
     def home(self, job_id: str) -> int:
         """The replica where the job's tree is at home; NOWHERE while there is none."""
-        return self._place(self._born_by(job_id))
+        home = self._home.get(_tree(job_id))
+        return home if home in self.free else self._place(self._born_by(job_id))
 
     def suspects(self) -> list[str]:
         """Suspects that wait."""
@@ -148,7 +153,8 @@ class Dispatch:
         for replica in self.free:
             if self._suspects and self.free[replica] and replica not in self.suspect:
                 self.suspect[replica] = self._suspects[0]
-                yield self._sent(replica, self._suspects.popleft())
+                self._take(replica)
+                yield replica, self._suspects.popleft()
 
     def _take_over(self) -> bool:
         """Move the youngest tree that waits in the longest queue to a replica that idles, if there are such."""
@@ -171,10 +177,10 @@ class Dispatch:
         for job_id in queue.remove(tree):
             self._queues[to].put(tree, self._age[tree], job_id)
 
-    def _sent(self, replica: int, job_id: str) -> tuple[int, str]:
+    def _take(self, replica: int) -> None:
+        """One credit of it."""
         self.free[replica] -= 1
         self._slack -= 1
-        return replica, job_id
 
 
 class _Queue:

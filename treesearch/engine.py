@@ -23,17 +23,18 @@ from treesearch.backpressure import Backpressure, tokens_in
 from treesearch.checker import Checker
 from treesearch.errors import RunError, told
 from treesearch.forms import Forms
-from treesearch.manager import Budget, Close, Delivery, Manager, Outcome, Reply, add, tokens_of
+from treesearch.manager import Budget, Close, Delivery, Live, Manager, Outcome, Reply, add, tokens_of
 from treesearch.pool import Pool, Replica
 from treesearch.residents import Residents
 from treesearch.store import Row
 from treesearch.tasks.base import Task
 from treesearch.tasks.readers import has_answer
-from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, Step, finite, under_way
+from treesearch.types import Answer, Chain, Expansion, Job, Problem, Sampling, finite, made_expansion, under_way
 
 GROUP = 0.01  # seconds in which replies gather for one commit: many share its cost, and no more are lost by a kill
 AGAIN = 0.2  # seconds after which what does not end is interrupted again
 HERE = "here"  # the card of models in this process that name none
+TEXT = (str, type(None))  # what a task may read from a chain
 MOST_BEHIND = 1024  # ended searches that wait for the disk or for whoever reads the answers
 
 
@@ -186,6 +187,7 @@ class Engine:
         if self.settings.budget.seconds is not None and not outcome.ended:
             spent = journal[-1].at if journal else 0.0
             asyncio.get_running_loop().call_later(max(0.0, self.settings.budget.seconds - spent), self._expire)
+        self._reside(self.manager.live[problem.id], outcome.jobs)
         self._apply(problem.id, outcome)
 
     def _journalled(self, problem_id: str) -> tuple[list[Reply], Close | None]:
@@ -204,8 +206,8 @@ class Engine:
     def _apply(self, problem_id: str, outcome: Outcome) -> None:
         """Carry out what the manager decided: journal, send, withdraw, publish."""
         self._journal(problem_id, outcome.delivered)
-        if self.scorers is not None and self.scorers.caching and (outcome.jobs or outcome.ended):
-            self._reside(problem_id, self.scorers, outcome)
+        if outcome.ended and (live := self.manager.live.get(problem_id)) is not None:
+            self.residents.end(live.age)
         loop = asyncio.get_running_loop()
         for job in outcome.jobs:
             self._running[problem_id] += 1
@@ -219,53 +221,61 @@ class Engine:
         if outcome.ended and not self._running[problem_id]:
             self._spawn(self._publish(problem_id))
 
-    def _reside(self, problem_id: str, scorers: Pool, outcome: Outcome) -> None:
+    def _reside(self, live: Live, jobs: Sequence[Job]) -> None:
         """Note what the tree needs of its scorer's cache. Where seconds are counted none waits for another: all are slow."""
-        live = self.manager.live.get(problem_id)
-        if live is None or self.settings.budget.seconds is not None:
+        if not jobs or self.scorers is None or not self.scorers.caching or self.settings.budget.seconds is not None:
             return
-        if live.stopped is not None:
-            self.residents.end(live.age)
-            return
-        number, replica = scorers.home(outcome.jobs[0].id)
+        number, replica = self.scorers.home(jobs[0].id)
         if replica is not None and replica.keeps is not None:
             self.residents.note(live.age, self.manager.working_set(live), number, replica.keeps)
 
     async def _serve(self, job: Job) -> None:
-        outcome = None
+        """A job, then the last of those that its reply leads to, and so on: to go on costs less than a task for each."""
+        live = self.manager.live[job.problem.id]
+        while True:
+            outcome = await self._reply(job, live)
+            task = self._tasks.pop(job.id)
+            if self._stopped:
+                return
+            self._reside(live, outcome.jobs)
+            following = outcome.jobs.pop() if outcome.jobs else None
+            if following is None:
+                self._running[live.problem.id] -= 1
+            else:
+                self._tasks[following.id] = task
+            try:
+                self._apply(live.problem.id, outcome)
+                self.admit()
+            except Exception as error:
+                self._out.put_nowait(error)
+            if following is None:
+                return
+            job = following
+            await asyncio.sleep(0)  # in its turn, as one with a task of its own
+
+    async def _reply(self, job: Job, live: Live) -> Outcome:
+        """Ask for the reply to a job and deliver it."""
+        outcome = Outcome()
         try:
-            expansion = await self._expand(job)
+            expansion = await self._expand(job, live)
             outcome = self.manager.deliver(job.id, expansion, self.clock())
         except asyncio.CancelledError:
             pass
         except BaseException as error:
             self._out.put_nowait(error)
-        del self._tasks[job.id]
-        if self._stopped:
-            return
-        self._running[job.problem.id] -= 1
-        outcome = outcome or Outcome()
-        outcome.ended = self._ended(job)
-        try:
-            self._apply(job.problem.id, outcome)
-            self.admit()
-        except Exception as error:
-            self._out.put_nowait(error)
+        outcome.ended = live.stopped is not None
+        return outcome
 
-    def _ended(self, job: Job) -> bool:
-        live = self.manager.live.get(job.problem.id)
-        return live is None or live.stopped is not None
-
-    async def _expand(self, job: Job) -> Expansion:
+    async def _expand(self, job: Job, live: Live) -> Expansion:
         """The one reply to a job: chains read and scored, or an error as a value."""
-        if job.score is not None and self.scorers is not None:
-            await self._turn(job, self.scorers)
-        if self._ended(job):
+        if job.score is not None and self.scorers is not None and live.stopped is None:
+            await self._turn(job, live, self.scorers)
+        if live.stopped is not None:
             return Expansion(job.leaf, error="cancelled")
         chains: tuple[Chain, ...] = ()
         try:
             chains = await self.proposers.run(job.id, job, kin=job.seed)
-            if self._ended(job):
+            if live.stopped is not None:
                 return Expansion(job.leaf, chains)  # nobody will look at it: counted, not scored
             _check_chains(job, chains)
             path = under_way(job.path)
@@ -274,7 +284,7 @@ class Engine:
             compared: Sequence[asyncio.Task[None]] = ()
             if self._reads_unfinished or any([chain[-1].finish != "step" for chain in chains]):
                 chains = tuple([await self._read(job, chain) for chain in chains])
-                compared = self._compare(job.problem.id, chains)
+                compared = self._compare(live, chains)
             expansion = await self._judge(job, chains)
             for task in compared:
                 await asyncio.shield(task)  # before delivery, which only looks up; others may wait for it too
@@ -285,12 +295,12 @@ class Engine:
             self.manager.waste(job.problem.id, _sampled(chains))
             return Expansion(job.leaf, error=told(error))
 
-    async def _turn(self, job: Job, scorers: Pool) -> None:
+    async def _turn(self, job: Job, live: Live, scorers: Pool) -> None:
         """Wait until its tree is one of those that go on, and its scorer has not enough to read."""
         if scorers.caching:
-            await self.residents.turn(job.priority, job.id)
-        if scorers.paced and not self._ended(job):
-            await self.backpressure.turn(*_pace(scorers, job), job.id, job.priority)
+            await self.residents.turn(live.age, job.id)
+        if scorers.paced and live.stopped is None:
+            await self.backpressure.turn(*_pace(scorers, job.id), job.id, job.priority)
 
     async def _read(self, job: Job, chain: Chain) -> Chain:
         """The chain with its last step's answer, if it ended, or its search reads unfinished ones; no thought has one."""
@@ -300,18 +310,17 @@ class Engine:
         if not has_answer(texts, self.settings.thinking):
             return chain
         answer, canonical = await self.checker.read(self.task, job.problem.question, texts)
-        if not isinstance(answer, str | None) or not isinstance(canonical, str | None):
+        if not isinstance(answer, TEXT) or not isinstance(canonical, TEXT):
             raise ValueError(
                 f"task {self.task.name} read {answer!r} ({canonical!r}) as an answer: they must be text or None"
             )
-        return (*chain[:-1], replace(chain[-1], answer=answer, canonical=canonical))
+        return (*chain[:-1], chain[-1].read(answer, canonical))
 
-    def _compare(self, problem_id: str, chains: Sequence[Chain]) -> list[asyncio.Task[None]]:
+    def _compare(self, live: Live, chains: Sequence[Chain]) -> list[asyncio.Task[None]]:
         """Begin to find out which forms before those of these chains are equal to them: one task a form."""
-        live = self.manager.live.get(problem_id)
-        if live is None or live.forms is None:
+        if live.forms is None:
             return []
-        tasks = self._compared.setdefault(problem_id, {})
+        tasks = self._compared.setdefault(live.problem.id, {})
         forms = [chain[-1].canonical for chain in chains if chain[-1].canonical is not None]
         for form in forms:
             if form not in tasks:
@@ -327,12 +336,13 @@ class Engine:
         """Scores of the new steps, and of the whole chains that ended where there is an outcome model."""
         scored: int | None = 0
         if job.score is not None and self.scorers is not None:
-            result = await self._scored(job, chains, self.scorers)
+            score = self._paced if self.scorers.paced else self.scorers.run
+            result: Scored = await score(job.id, (job, chains))
             chains = _with_scores(chains, result.scores)
             scored = result.tokens
             self.stats.scores += sum(map(len, chains))
         if self.outcomes is None:
-            return Expansion(job.leaf, chains, scored=scored)
+            return made_expansion(job.leaf, chains, None, scored)
         ended = [k for k, chain in enumerate(chains) if chain[-1].finish != "step"]
         if ended:
             result = await self.outcomes.run(job.id, (job, tuple(chains[k] for k in ended)))
@@ -343,12 +353,11 @@ class Engine:
             scored = add(scored, result.tokens)
         return Expansion(job.leaf, chains, scored=scored)
 
-    async def _scored(self, job: Job, chains: tuple[Chain, ...], scorers: Pool) -> Scored:
+    async def _paced(self, job_id: str, item: tuple[Job, tuple[Chain, ...]]) -> Scored:
         """The scorer's reply; while it is waited for, the scorer has these chains to read."""
-        if not scorers.paced:
-            return await scorers.run(job.id, (job, chains))  # type: ignore[no-any-return]
-        with self.backpressure.reading(*_pace(scorers, job), tokens_in(chains)):
-            return await scorers.run(job.id, (job, chains))  # type: ignore[no-any-return]
+        assert self.scorers is not None
+        with self.backpressure.reading(*_pace(self.scorers, job_id), tokens_in(item[1])):
+            return await self.scorers.run(job_id, item)  # type: ignore[no-any-return]
 
     def _rest(self, scorer: int, rests: bool) -> None:
         """Proposers that share the scorer's card rest or go on."""
@@ -461,9 +470,9 @@ def scorer_replica(scorer: Scorer) -> Replica:
     return Replica(scorer.score, scorer.max_jobs, enough=enough, keeps=keeps, card=getattr(scorer, "card", HERE))
 
 
-def _pace(scorers: Pool, job: Job) -> tuple[int, int | None]:
+def _pace(scorers: Pool, job_id: str) -> tuple[int, int | None]:
     """The scorer of the job, and what is enough for it."""
-    number, replica = scorers.home(job.id)
+    number, replica = scorers.home(job_id)
     return number, None if replica is None else replica.enough
 
 
@@ -495,13 +504,15 @@ def _with_scores(chains: Sequence[Chain], scores: Sequence[Sequence[float]]) -> 
     for chain, values in zip(chains, scores, strict=True):
         if len(values) != len(chain):
             raise ValueError(f"the scorer gave {len(values)} scores for {len(chain)} steps")
-    return tuple([tuple(map(_with_score, chain, values)) for chain, values in zip(chains, scores, strict=True)])
-
-
-def _with_score(step: Step, score: float) -> Step:
-    if not isinstance(score, (int, float)) or not isfinite(score):
-        raise ValueError(f"the scorer gave {score!r} as a score; scores must be finite numbers")
-    return step.scored(float(score))
+        for score in values:
+            if not isinstance(score, (int, float)) or not isfinite(score):
+                raise ValueError(f"the scorer gave {score!r} as a score; scores must be finite numbers")
+    return tuple(
+        [
+            tuple([step.scored(float(score)) for step, score in zip(chain, values, strict=True)])
+            for chain, values in zip(chains, scores, strict=True)
+        ]
+    )
 
 
 def _single(scores: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Literal
 
 from treesearch.algorithms.base import Search, Wishes
@@ -27,6 +28,9 @@ from treesearch.types import (
     Step,
     Stopped,
     digest,
+    hashed,
+    made_job,
+    maker,
     path_digest,
 )
 
@@ -51,6 +55,9 @@ class Reply:
     wish: int
     at: float  # seconds since the search began
     expansion: Expansion
+
+
+made_reply = maker(Reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,7 @@ class Live:
     tree: Tree
     wishes: Wishes
     started: float
+    about: blake2b  # told the run's seed and the problem: what every seed of this search begins with
     digests: dict[int, int]  # node -> digest of the path to it, where it was asked for
     age: int  # searches opened before it
     forms: Forms | None = None  # of its answers, where the task can tell that two are equal
@@ -155,10 +163,11 @@ class Manager:
 
         Raises JournalError if the journal was written by another search, naming the first reply that does not fit.
         """
-        tree_seed = digest(self.seed, problem.id)
+        about = hashed(self.seed, problem.id)
+        tree_seed = digest(after=about)
         tree = Tree(seed=tree_seed)
         started = now - (journal[-1].at if journal else 0.0)
-        live = Live(problem, tree, self.search.search(tree), started, {ROOT: tree_seed}, self.opened,
+        live = Live(problem, tree, self.search.search(tree), started, about, {ROOT: tree_seed}, self.opened,
                     Forms() if self.forms else None, Standing(self.rule) if self.rule.stop else None)  # fmt: skip
         self.opened += 1
         self.live[problem.id] = live
@@ -195,7 +204,7 @@ class Manager:
                 live.wasted = add(live.wasted, tokens_of(reply))
                 break
             reply = _labelled(live, reply)
-            out.delivered.append(Reply(turn, live.outstanding[turn].digest, now - live.started, reply))
+            out.delivered.append(made_reply(turn, live.outstanding[turn].digest, now - live.started, reply))
             self._feed(live, turn, reply)
         if live.stopped is not None:
             return self._end(live, out, sent)
@@ -321,10 +330,10 @@ class Manager:
     def _job(self, live: Live, seq: int) -> Job:
         """An outstanding wish as a Job: the path spelled out, the seed derived."""
         asked = live.outstanding[seq]
-        wish, seed = asked.wish, digest(self.seed, live.problem.id, asked.path)
-        return Job(f"{live.problem.id}/{seq}", live.problem, live.tree.path(wish.leaf), asked.first, wish.n, wish.until,
-                   wish.sampling or self.sampling, seed, wish.score, wish.proposer, wish.leaf, live.age,
-                   self.logprobs)  # fmt: skip
+        wish, seed = asked.wish, digest(asked.path, after=live.about)
+        return made_job(f"{live.problem.id}/{seq}", live.problem, live.tree.path(wish.leaf), asked.first, wish.n,
+                        wish.until, wish.sampling or self.sampling, seed, wish.score, wish.proposer, wish.leaf, live.age,
+                        self.logprobs)  # fmt: skip
 
     def _digest(self, live: Live, node: int) -> int:
         """Digest of the path to a node, from the nearest one above that is known."""

@@ -146,7 +146,9 @@ class Pool:
             raise RequestError(POISON)
         if self._suspects.get(kin) is not trial:
             return AGAIN  # cleared or held meanwhile
-        number = await self._slot(item_id, kin, suspect=trial is not None)
+        number = self._at_once(item_id, kin) if trial is None else None
+        if number is None:
+            number = await self._slot(item_id, kin, suspect=trial is not None)
         if number == NOWHERE:
             return AGAIN
         if self._suspects.get(kin) is not trial or kin in self._blame.held or kin in self._blame.poison:
@@ -237,12 +239,16 @@ class Pool:
             self._send()
         return reply
 
+    def _at_once(self, item_id: str, kin: Kin) -> int | None:
+        """The replica that it can be sent to without waiting, if there is one."""
+        if self._shut is not None or kin in self._blame.held:
+            return None
+        return self.dispatch.at_once(item_id)
+
     async def _slot(self, item_id: str, kin: Kin, suspect: bool) -> int:
-        """The replica to send it to; NOWHERE once another kind of turn is due to its kin."""
+        """The replica to send it to, waited for; NOWHERE once another kind of turn is due to its kin."""
         if self._shut is not None:
             raise self._shut
-        if not suspect and kin not in self._blame.held and (number := self.dispatch.at_once(item_id)) is not None:
-            return number
         turn = asyncio.get_running_loop().create_future()
         self._turns[item_id] = turn
         if kin in self._blame.held:
@@ -261,7 +267,7 @@ class Pool:
             raise
 
     def _send(self) -> None:
-        while sent := self.dispatch.take():
+        while self._turns and (sent := self.dispatch.take()):
             for number, item_id in sent:
                 turn = self._turns.pop(item_id)
                 if turn.done():  # cancelled, and its task does not know yet

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, make_dataclass
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 Until = Literal["step", "answer", "revision"]
 Score = Literal["step", "siblings"] | None
 Finish = Literal["step", "answer", "length"]
+Part = str | bytes | int | tuple[int, ...]  # of a digest
+Value = TypeVar("Value")
 Stopped = Literal["finished", "decided", "budget", "deadline", "cancelled", "error"]
 _NOTHING = blake2b(digest_size=8)
 
@@ -65,18 +67,28 @@ class Step:
 
     def scored(self, score: float) -> Step:
         """The same step with this score, made for each node there is."""
-        return made((self.text, self.ids, self.tokens, self.logprob, score, self.finish, self.answer, self.canonical,
-                     self.outcome, self.proposer))  # fmt: skip
+        return made_step(self.text, self.ids, self.tokens, self.logprob, score, self.finish, self.answer, self.canonical,
+                         self.outcome, self.proposer)  # fmt: skip
+
+    def read(self, answer: str | None, canonical: str | None) -> Step:
+        """The same step with what was read from its chain."""
+        return made_step(self.text, self.ids, self.tokens, self.logprob, self.score, self.finish, answer, canonical,
+                         self.outcome, self.proposer)  # fmt: skip
 
 
-_Unfrozen: Any = make_dataclass("_Unfrozen", [field.name for field in fields(Step)], slots=True)
+def maker(kind: type[Value]) -> Callable[..., Value]:
+    """Makes a value of all its fields in a third of the time: a frozen class sets each by a call, a twin of it does not."""
+    twin: Any = make_dataclass("_Unfrozen", [field.name for field in fields(kind)], slots=True)  # type: ignore[arg-type]
+
+    def make(*values: Any) -> Value:
+        value = twin(*values)
+        value.__class__ = kind  # same slots, same layout
+        return value  # type: ignore[no-any-return]
+
+    return make
 
 
-def made(values: Sequence[Any]) -> Step:
-    """The step with these ten fields, in a third of the time: a frozen class sets each by a call, a twin of it does not."""
-    step = _Unfrozen(*values)
-    step.__class__ = Step  # same slots, same layout
-    return step  # type: ignore[no-any-return]
+made_step = maker(Step)
 
 
 Chain = tuple[Step, ...]
@@ -134,6 +146,9 @@ class Job:
     logprobs: bool = False  # whether the search reads `Step.logprob`
 
 
+made_job = maker(Job)
+
+
 @dataclass(frozen=True, slots=True)
 class Expansion:
     """The one reply to a wish: `chains` with one or more steps each, or an `error`. `scored`: tokens the scorer computed."""
@@ -142,6 +157,9 @@ class Expansion:
     chains: tuple[Chain, ...] = ()
     error: str | None = None
     scored: int | None = 0
+
+
+made_expansion = maker(Expansion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +194,21 @@ class Answer:
     nodes: int = field(default=0)
 
 
-def digest(*parts: str | bytes | int | tuple[int, ...]) -> int:
-    """64 stable bits of the parts, each with its length, so that no two lists of parts run together."""
-    told = _NOTHING.copy()  # a new hash with its parameters takes longer than all the rest
+def digest(*parts: Part, after: blake2b = _NOTHING) -> int:
+    """64 stable bits of the parts, each with its length, so that no two lists of parts run together.
+
+    `after`: the parts before them, as a hash that was told them.
+    """
+    return int.from_bytes(hashed(*parts, after=after).digest(), "little")
+
+
+def hashed(*parts: Part, after: blake2b = _NOTHING) -> blake2b:
+    """A hash that was told these parts: a copy, for a new one takes longer than all the rest."""
+    told = after.copy()
     for part in parts:
-        raw = part if isinstance(part, bytes) else repr(part).encode("utf-8", "surrogatepass")
+        raw = part if isinstance(part, bytes) else repr(part).encode()
         told.update(len(raw).to_bytes(4, "little") + raw)
-    return int.from_bytes(told.digest(), "little")
+    return told
 
 
 def path_digest(parent: int, step: Step) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, get_args
 import msgpack
 
 from treesearch.errors import FrameError, RemoteError, RequestError, RunError
-from treesearch.types import Chain, Expansion, Finish, Job, Problem, Sampling, Step, Stopped, Until, made
+from treesearch.types import Chain, Expansion, Finish, Job, Problem, Sampling, Step, Stopped, Until, made_step
 
 VERSION = 2
 LONGEST_FRAME = 1 << 28  # bytes
@@ -92,7 +92,7 @@ def step_of(row: Sequence[Any]) -> Step:
         good = False
     if not good:
         wrong("step", row)
-    return made(row)
+    return made_step(*row)
 
 
 def chain_rows(chains: Sequence[Chain]) -> list[list[tuple[Any, ...]]]:

@@ -59,12 +59,13 @@ def grow_each(tree: Tree, wishes: Sequence[Expand]) -> Generator[list[Expand], E
 
 def path_value(tree: Tree, node: int, aggregate: str) -> float:
     """Step scores of the path to this node put together; a path with a missing score is worth least of all."""
-    value = combine([step.score for step in tree.path(node)], aggregate)
+    steps = [tree.steps[node]] if aggregate == "last" else tree.path(node)
+    value = combine([step.score for step in steps if step is not None], aggregate)
     return -math.inf if value is None else value
 
 
 def path_text(tree: Tree, node: int) -> str:
-    return "".join(step.text for step in tree.path(node))
+    return "".join([step.text for step in tree.path(node)])
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:

@@ -55,8 +55,9 @@ class Beam:
 def merged(tree: Tree, tips: list[int]) -> list[int]:
     """The first tip of each path text; the other open ones are closed (finished ones stay candidates)."""
     first: dict[str, int] = {}
+    above = {parent: path_text(tree, parent) for parent in {tree.parent[tip] for tip in tips}}
     for tip in tips:
-        if first.setdefault(path_text(tree, tip), tip) != tip:
+        if first.setdefault(above[tree.parent[tip]] + tree.text(tip), tip) != tip:
             tree.close(tip)
     return list(first.values())
 
