@@ -6,7 +6,8 @@ A 1B proposer and an 8B PRM on each card; all problems are in flight. `hits` are
 caches held, over those that one cache for all replicas which forgets nothing would hold; `PRM` the tokens that the PRMs
 computed over the unique ones, prompts and marks included; `allowed` is the least that blocks of 16 tokens allow it. With
 affinity a tree stays with its replica, which is how the product runs; without, each job goes to the replica with the
-least to do. KV 25 %: a quarter of the memory for KV. `benchmarks.prefix` asks the same of real vLLM.
+least to do. KV 25 %: a quarter of the memory for KV. Without turns, all trees go on whether a PRM's cache holds them together
+or not (`treesearch/residents.py`). `benchmarks.prefix` asks the same of real vLLM.
 """
 
 from __future__ import annotations
@@ -82,14 +83,16 @@ def capped(profile: Profile, share: float) -> Profile:
     )
 
 
-def measure(name: str, n: int, replicas: int, count: int, share: float, affinity: bool) -> dict[str, Any]:
+def measure(
+    name: str, n: int, replicas: int, count: int, share: float, affinity: bool = True, turns: bool = True
+) -> dict[str, Any]:
     machine = Machine(capped(on(SMALL, replicas), share))
     drawn, scored = watched(machine.proposers), watched(machine.scorers)
-    run = ours(machine, sized(name, n), problems(count), count, affinity=affinity)
+    run = ours(machine, sized(name, n), problems(count), count, affinity=affinity, turns=turns)
     drawing, scoring = run.usages[:replicas], run.usages[replicas:]
     asked, fresh = sum(usage.queried for usage in scoring), unique(scored)
     return {
-        "search": name, "replicas": replicas, "KV": share, "affinity": affinity,
+        "search": name, "replicas": replicas, "KV": share, "affinity": affinity, "turns": turns,
         "hits": sum(usage.hit for usage in drawing) / allowed(drawn),
         "PRM": run.scored / fresh,
         "allowed": (asked - allowed(scored)) / fresh,
@@ -108,16 +111,18 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     print(f"SIMULATED  1B + 8B PRM on each card, {args.problems} problems, n = {args.n}")
-    print(f"{'search':10}{'replicas':>9}{'KV':>6}{'affinity':>9}{'hits':>8}{'PRM':>7}{'allowed':>8}{'tokens/s':>10}"
+    print(f"{'search':10}{'replicas':>9}{'KV':>6}{'affinity':>9}{'turns':>7}{'hits':>8}{'PRM':>7}{'allowed':>8}{'tokens/s':>10}"
           f"{'preempted':>10}")  # fmt: skip
     for name in args.searches.split(","):
         for replicas in map(int, args.replicas.split(",")):
             for share in CAPS:
-                for affinity in (True, False)[: min(2, replicas)]:
-                    row = measure(name, args.n, replicas, args.problems, share, affinity)
+                ways = [(True, True)] + [(True, False)] * (share < 1) + [(False, True)] * (replicas > 1)
+                for affinity, turns in ways:
+                    row = measure(name, args.n, replicas, args.problems, share, affinity, turns)
                     rows.append(row)
-                    goal = GOALS.get(replicas) if affinity else None
-                    print(f"{name:10}{replicas:9}{share:6.0%}{'yes' if affinity else 'no':>9}{row['hits']:8.1%}"
+                    goal = GOALS.get(replicas) if affinity and turns else None
+                    with_affinity, in_turns = ("yes" if way else "no" for way in (affinity, turns))
+                    print(f"{name:10}{replicas:9}{share:6.0%}{with_affinity:>9}{in_turns:>7}{row['hits']:8.1%}"
                           f"{row['PRM']:7.3f}{row['allowed']:8.3f}{row['tokens/s']:10,.0f}{row['preempted']:10,}"
                           f"{'' if goal is None else f'  goal {goal:.0%}: ' + ('met' if row['hits'] >= goal else 'MISSED')}",
                           flush=True)  # fmt: skip

@@ -117,16 +117,21 @@ def ours(
     trees: int,
     delivery: Delivery = "issue",
     affinity: bool = True,
+    turns: bool = True,
 ) -> Run:
-    """The real engine with `trees` problems in flight; without `affinity` a tree's jobs go to any replica."""
+    """The real engine with `trees` problems in flight; without `affinity` a tree's jobs go to any replica, without `turns`
+    all trees go on whether a PRM's cache holds them together or not."""
     run = Run()
 
     async def main() -> None:
         clock = asyncio.get_running_loop().time
         proposers: list[Any] = [VirtualProposer(e) for e in machine.proposers]
         scorers: list[Any] = [VirtualScorer(e) for e in machine.scorers]
-        for scorer in scorers if machine.profile.apart else ():
-            scorer.enough = None  # as on a cluster: it has its card for itself
+        for scorer in scorers:
+            if machine.profile.apart:
+                scorer.enough = None  # as on a cluster: it has its card for itself
+            if not turns:
+                scorer.keeps = None
         if not affinity:
             proposers, scorers = [Scattered(proposers)], [Scattered(scorers)]
         engine = Engine(
