@@ -155,7 +155,7 @@ def main() -> None:
     began = time.process_time()
     games, seeds = (range(args.first, args.first + count) for count in (args.games, args.seeds))
     print(f"SIMULATED games, {args.games} a family, {ROLLOUTS} rollouts; intervals are 95 %")
-    rows = [row for name in GAMES for row in strengths(name, games, args.searches, args.flying)]
+    rows = [row for name in GAMES if args.games for row in strengths(name, games, args.searches, args.flying)]
     print(f"SIMULATED Game of 24, {args.puzzles} puzzles x {args.seeds}, 64 simulations")
     points = accuracies(args.puzzles, seeds, args.searches, args.flying) if args.puzzles else []
     seconds = time.process_time() - began

@@ -41,12 +41,19 @@ class LeafBatch(MCTS):
         return _Blind(self, tree).run()
 
 
-class _Unmixed(Simulations):
+class _Full(Simulations):
+    """`parallel` in flight from the start."""
+
+    def has_room(self, left: int) -> bool:
+        return self.flying() < self.rules.parallel
+
+
+class _Unmixed(_Full):
     def q(self, node: int, children: Sequence[int]) -> list[float]:
         return self.observed(children)
 
 
-class _Meeting(Simulations):
+class _Meeting(_Full):
     """Simulations may meet: of the wishes at a leaf each is a simulation of its own."""
 
     def flying(self) -> int:

@@ -12,6 +12,8 @@ from treesearch.algorithms.base import Wishes, at_least, require, softmax
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand, Expansion
 
+EAGER = 8  # simulations that may be in flight however few have ended
+
 
 @dataclass(frozen=True)
 class Widening:
@@ -31,8 +33,9 @@ class MCTS:
 
     One simulation selects a node, asks for the children it lacks of `branch`, and rolls out from the best new one to
     the answer `rollouts` times; each end is a visit (with 0 rollouts each new child is one). A node has at most
-    `max_children` children, more than `branch` only where all others are exhausted or `widening` allows it. `value`
-    weighs step score and outcome of an end (weights sum to 1; an end without outcome counts its step score).
+    `max_children` children, more than `branch` only where all others are exhausted or `widening` allows it. Without
+    rollouts more than 8 are in flight only once twice as many have ended. `value` weighs step score and outcome of an
+    end (weights sum to 1; an end without outcome counts its step score).
     A rollout in flight also counts as one that brings its parent's mean, once that has one (not with `backup` max);
     `virtual_loss` is what any visit in flight brings instead. `merge` closes new children equal to a sibling.
     """
@@ -90,11 +93,11 @@ class Simulations:
     # Simulations: select, expand, roll out
 
     def run(self) -> Wishes:
-        """All simulations, `parallel` in flight while there is a node to select."""
+        """All simulations, as many in flight as may be while there is a node to select."""
         left, wishes = self.rules.simulations, list[Expand]()
         try:
             while True:
-                while left and self.flying() < self.rules.parallel:
+                while left and self.has_room(left):
                     wish = self.select(ROOT)
                     if wish is None:  # all is exhausted, or waits
                         break
@@ -107,6 +110,18 @@ class Simulations:
         finally:
             for leaf, outstanding in self.waiting.items():  # none unless the search is closed early
                 self.tree.release(leaf, sum(map(self.visits, outstanding)))
+
+    def has_room(self, left: int) -> bool:
+        """Whether one more of the simulations `left` may be in flight: as `parallel` says.
+
+        Without rollouts a simulation is as many visits as it asks for children, and a young tree has few good places: what is
+        forced beside them is wasted. There at most half as many as have ended are in flight, or EAGER.
+        """
+        flying = self.flying()
+        if flying < EAGER or self.rules.rollouts:
+            return flying < self.rules.parallel
+        ended = self.rules.simulations - left - flying
+        return flying < min(self.rules.parallel, ended // 2)
 
     def flying(self) -> int:
         """Simulations in flight."""
