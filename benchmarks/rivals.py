@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from treesearch.algorithms.base import Wishes
-from treesearch.algorithms.mcts import MCTS, Simulations, uct
+from treesearch.algorithms.mcts import MCTS, Simulations
+from treesearch.algorithms.mcts_values import uct
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand, Expansion
 
