@@ -40,6 +40,7 @@ class KnownTree:
             ends = np.repeat(ends, branching) + moved
         self.ends: list[float] = ends.tolist()
         self.moves: list[float] = ends.reshape(branching, -1).max(axis=1).tolist()
+        self.inner: tuple[Chain, ...] = tuple((Step(str(move), tokens=1),) for move in range(branching))
 
     def regret(self, tree: Tree) -> float:
         """What the search's move, the one most visited at the root, is worth less than the best: simple regret."""
@@ -55,13 +56,13 @@ class KnownTree:
         for step in job.path:
             at = at * self.branching + int(step.text)
         if job.until == "step":
-            return Expansion(job.leaf, tuple(self._move(job, at, move) for move in range(self.branching)))
+            if len(job.path) + 1 < self.depth:
+                return Expansion(job.leaf, self.inner)
+            return Expansion(job.leaf, tuple(self._last(job, at, move) for move in range(self.branching)))
         assert job.n is not None
         return Expansion(job.leaf, tuple(self._playout(job, at, i) for i in range(job.first, job.first + job.n)))
 
-    def _move(self, job: Job, at: int, move: int) -> Chain:
-        if len(job.path) + 1 < self.depth:
-            return (Step(str(move), tokens=1),)
+    def _last(self, job: Job, at: int, move: int) -> Chain:
         return (self._end(move, at * self.branching + move, random.Random(chain_seed(job.seed, move))),)
 
     def _playout(self, job: Job, at: int, i: int) -> Chain:
@@ -69,7 +70,7 @@ class KnownTree:
         for _ in range(len(job.path), self.depth - 1):
             move = int(rng.random() * self.branching)
             at = at * self.branching + move
-            chain.append(Step(str(move), tokens=1))
+            chain += self.inner[move]
         move = int(rng.random() * self.branching)
         return (*chain, self._end(move, at * self.branching + move, rng))
 

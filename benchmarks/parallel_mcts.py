@@ -77,14 +77,14 @@ def played(kind: type[MCTS], k: int, game: tuple[int, int], seeds: Iterable[int]
     return Games(np.array(regrets), np.array(times), float(np.mean(met)), float(np.mean(flying)))
 
 
-def strengths(name: str, games: int, flying: Sequence[int]) -> list[dict[str, Any]]:
+def strengths(name: str, seeds: range, kinds: Sequence[str], flying: Sequence[int]) -> list[dict[str, Any]]:
     """A row for each kind of search and k, on one family of games."""
-    seeds, rows = range(games), list[dict[str, Any]]()
+    rows, games = list[dict[str, Any]](), len(seeds)
     one = played(MCTS, 1, GAMES[name], seeds, MARKS)
     marks = tuple(mark for mark in MARKS if mark <= ROLLOUTS)
     last = len(marks) - 1
     rows.append(_row(name, "one after the other", 1, one, last, (1.0, (1.0, 1.0)), 1.0))
-    for kind, k in ((kind, k) for kind in KINDS for k in flying):
+    for kind, k in ((kind, k) for kind in kinds for k in flying):
         many = played(KINDS[kind], k, GAMES[name], seeds, marks)
 
         def ratio(drawn: Any, many: Games = many, k: int = k) -> float:
@@ -108,18 +108,18 @@ def _row(name: str, kind: str, k: int, games: Games, last: int, value: tuple[flo
     }  # fmt: skip
 
 
-def accuracies(puzzles: int, seeds: int, flying: Sequence[int]) -> list[dict[str, Any]]:
+def accuracies(puzzles: int, seeds: range, kinds: Sequence[str], flying: Sequence[int]) -> list[dict[str, Any]]:
     """Game of 24 with the searches' defaults (64 simulations): accuracy less than that of k = 1, paired by puzzle."""
     asked = [p for split in ("game24", "game24:train") for p in load_task("game24").problems(split)][:puzzles]
     reply, rule, rows = NoisyGame24().reply, AnswerRule("best"), list[dict[str, Any]]()
     one = np.zeros(0)
-    for kind, k in ((OURS, 1), *((kind, k) for kind in KINDS for k in flying)):
-        ends = [play(KINDS[kind](parallel=k), problem, reply, seed, rule) for seed in range(seeds) for problem in asked]
+    for kind, k in ((OURS, 1), *((kind, k) for kind in kinds for k in flying)):
+        ends = [play(KINDS[kind](parallel=k), problem, reply, seed, rule) for seed in seeds for problem in asked]
         right = np.array([solved(end.answer) for end in ends], float)
         one = right if k == 1 else one
         lost = one - right
         rows.append({
-            "search": kind, "k": k, "puzzles": len(asked), "seeds": seeds, "accuracy": float(right.mean()),
+            "search": kind, "k": k, "puzzles": len(asked), "seeds": len(seeds), "accuracy": float(right.mean()),
             "lost": float(lost.mean()), "lost_error": float(lost.std() / len(lost) ** 0.5),
             "met": sum(end.met for end in ends) / sum(end.jobs for end in ends),
             "in_flight": sum(end.jobs for end in ends) / sum(end.time for end in ends),
@@ -144,6 +144,8 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=300, help="of each family")
     parser.add_argument("--puzzles", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=1, help="searches of each puzzle")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first game and search; the others follow")
+    parser.add_argument("--searches", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--flying", type=int, nargs="+", default=FLYING, metavar="K")
     parser.add_argument("--quick", action="store_true", help="under half a minute, wide intervals")
     parser.add_argument("--json", type=Path, default=None)
@@ -151,10 +153,11 @@ def main() -> None:
     if args.quick:
         args.games, args.puzzles = 10, 20
     began = time.process_time()
+    games, seeds = (range(args.first, args.first + count) for count in (args.games, args.seeds))
     print(f"SIMULATED games, {args.games} a family, {ROLLOUTS} rollouts; intervals are 95 %")
-    rows = [row for name in GAMES for row in strengths(name, args.games, args.flying)]
+    rows = [row for name in GAMES if args.games for row in strengths(name, games, args.searches, args.flying)]
     print(f"SIMULATED Game of 24, {args.puzzles} puzzles x {args.seeds}, 64 simulations")
-    points = accuracies(args.puzzles, args.seeds, args.flying)
+    points = accuracies(args.puzzles, seeds, args.searches, args.flying) if args.puzzles else []
     seconds = time.process_time() - began
     machine = {"machine": platform.machine(), "python": platform.python_version(), "treesearch": __version__}
     print(f"{seconds:.0f} s of one core ({', '.join(machine.values())})")

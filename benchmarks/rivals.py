@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from treesearch.algorithms.base import Wishes
-from treesearch.algorithms.mcts import MCTS, Simulations, uct
+from treesearch.algorithms.mcts import MCTS, Simulations
+from treesearch.algorithms.mcts_values import uct
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand, Expansion
 
@@ -41,12 +42,19 @@ class LeafBatch(MCTS):
         return _Blind(self, tree).run()
 
 
-class _Unmixed(Simulations):
+class _Full(Simulations):
+    """`parallel` in flight from the start."""
+
+    def has_room(self, left: int) -> bool:
+        return self.flying() < self.rules.parallel
+
+
+class _Unmixed(_Full):
     def q(self, node: int, children: Sequence[int]) -> list[float]:
         return self.observed(children)
 
 
-class _Meeting(Simulations):
+class _Meeting(_Full):
     """Simulations may meet: of the wishes at a leaf each is a simulation of its own."""
 
     def flying(self) -> int:

@@ -8,7 +8,8 @@ import pytest
 
 from treesearch.algorithms.ab_mcts import _Node, beta, gaussian, observe
 from treesearch.algorithms.base import softmax
-from treesearch.algorithms.mcts import allowed, puct, uct
+from treesearch.algorithms.mcts import allowed
+from treesearch.algorithms.mcts_values import puct, uct
 from treesearch.algorithms.particles import logit
 from treesearch.algorithms.rebase import allocation
 from treesearch.algorithms.sample import certain

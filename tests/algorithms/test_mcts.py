@@ -146,6 +146,32 @@ def test_visits_in_flight_are_those_that_the_replies_bring() -> None:
     assert (tree.visits[ROOT], tree.held[ROOT], [tree.held[wish.leaf] for wish in wishes]) == (4, 8, [4, 4])
 
 
+def most_in_flight(search: MCTS) -> list[int]:
+    """The largest number of wishes in flight after each reply, replies in the order of the wishes."""
+    tree = Tree(0)
+    generator, expander = search.search(tree), Expander(tree, FakeModel(letters=26, depth=99))
+    outstanding, most = deque(next(generator)), list[int]()
+    while outstanding:
+        try:
+            outstanding += generator.send(expander.reply(outstanding.popleft()))
+        except StopIteration:
+            break
+        most.append(len(outstanding))
+    return most
+
+
+def test_without_rollouts_more_than_eight_fly_only_once_twice_as_many_have_ended() -> None:
+    few, many = (most_in_flight(MCTS(simulations=128, parallel=k)) for k in (8, 16))
+    assert max(few) == 8
+    assert many.index(8) < 16
+    assert all(flying <= max(8, ended // 2) for ended, flying in enumerate(many, 1))
+    assert many[31] == max(many) == 16
+
+
+def test_with_rollouts_all_fly_from_the_start() -> None:
+    assert most_in_flight(plain(simulations=128, parallel=16)).index(16) < 31
+
+
 def in_flight(score: float | None, **given: Any) -> Simulations:
     """Two children: one visited with 0.9 and 0.7, and with two visits in flight, its sibling with 0.3."""
     tree = Tree(0)

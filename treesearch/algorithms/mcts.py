@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, log, sqrt
 from typing import Any, Literal
 
-from treesearch.algorithms.base import Wishes, at_least, require, softmax
+from treesearch.algorithms.base import Wishes, at_least, require
+from treesearch.algorithms.mcts_values import Values
 from treesearch.tree import ROOT, Tree
 from treesearch.types import Expand, Expansion
+
+EAGER = 8  # simulations that may be in flight however few have ended
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class MCTS:
 
     One simulation selects a node, asks for the children it lacks of `branch`, and rolls out from the best new one to
     the answer `rollouts` times; each end is a visit (with 0 rollouts each new child is one). A node has at most
-    `max_children` children, more than `branch` only where all others are exhausted or `widening` allows it. `value`
-    weighs step score and outcome of an end (weights sum to 1; an end without outcome counts its step score).
+    `max_children` children, more than `branch` only where all others are exhausted or `widening` allows it. Without
+    rollouts more than 8 are in flight only once twice as many have ended. `value` weighs step score and outcome of an
+    end (weights sum to 1; an end without outcome counts its step score).
     A rollout in flight also counts as one that brings its parent's mean, once that has one (not with `backup` max);
     `virtual_loss` is what any visit in flight brings instead. `merge` closes new children equal to a sibling.
     """
@@ -70,31 +72,29 @@ class MCTS:
         return Simulations(self, tree).run()
 
 
-class Simulations:
+class Simulations(Values):
     """What one search knows beside its tree.
 
     `waiting` maps the leaf of each simulation in flight to its outstanding wishes, all of one kind: a node that waits is
     not selected itself, and those below it only if it waits for more children. `alive` maps a node to its children that
-    are not exhausted, in tree order, and `duplicates` to those that equal an earlier one.
+    are not exhausted, in tree order.
     """
 
     def __init__(self, rules: MCTS, tree: Tree) -> None:
-        self.rules, self.tree = rules, tree
+        super().__init__(rules, tree)
         self.waiting: dict[int, list[Expand]] = {}
         self.expanded: set[int] = set()
-        self.duplicates: dict[int, set[int]] = {}
         self.exhausted: set[int] = set()
         self.alive: dict[int, list[int]] = {}
-        self.steps, self.outcome = (rules.value.get(part, 0.0) for part in ("steps", "outcome"))  # weights of an end
 
     # Simulations: select, expand, roll out
 
     def run(self) -> Wishes:
-        """All simulations, `parallel` in flight while there is a node to select."""
+        """All simulations, as many in flight as may be while there is a node to select."""
         left, wishes = self.rules.simulations, list[Expand]()
         try:
             while True:
-                while left and self.flying() < self.rules.parallel:
+                while left and self.has_room(left):
                     wish = self.select(ROOT)
                     if wish is None:  # all is exhausted, or waits
                         break
@@ -107,6 +107,18 @@ class Simulations:
         finally:
             for leaf, outstanding in self.waiting.items():  # none unless the search is closed early
                 self.tree.release(leaf, sum(map(self.visits, outstanding)))
+
+    def has_room(self, left: int) -> bool:
+        """Whether one more of the simulations `left` may be in flight: as `parallel` says.
+
+        Without rollouts a simulation is as many visits as it asks for children, and a young tree has few good places: what is
+        forced beside them is wasted. There at most half as many as have ended are in flight, or EAGER.
+        """
+        flying = self.flying()
+        if flying < EAGER or self.rules.rollouts:
+            return flying < self.rules.parallel
+        ended = self.rules.simulations - left - flying
+        return flying < min(self.rules.parallel, ended // 2)
 
     def flying(self) -> int:
         """Simulations in flight."""
@@ -164,6 +176,12 @@ class Simulations:
         if best is None or not self.tree.is_open(best):
             return []
         return self.ask(best, [Expand(best, 1, "answer")] * self.rules.rollouts)
+
+    def best(self, fresh: list[int]) -> int | None:
+        """The new child to roll out from: by prior (PUCT only), then step score, then the earliest."""
+        priors = self.priors(fresh) if self.rules.selection == "puct" else [0.0] * len(fresh)
+        ranked = [(p, self.tree.score(node), -node) for p, node in zip(priors, fresh, strict=True)]
+        return -max(ranked)[2] if ranked else None
 
     def ask(self, leaf: int, wishes: list[Expand], again: bool = False) -> list[Expand]:
         """Note wishes at a leaf as outstanding; those asked again are held already."""
@@ -238,82 +256,6 @@ class Simulations:
                 self.alive[node].remove(child)
                 if not self.alive[node]:
                     del self.alive[node]
-
-    # Values
-
-    def worth(self, node: int, alive: Sequence[int]) -> list[float]:
-        """What selection maximises, for each child that is `alive`: the formula's value."""
-        visits, held, c = self.tree.visits, self.tree.held, self.rules.c
-        q, parent, n = self.q(node, alive), visits[node] + held[node], [visits[child] + held[child] for child in alive]
-        if self.rules.selection == "uct":
-            return uct(q, parent, n, c)
-        duplicates = self.duplicates.get(node, ())
-        siblings = [child for child in self.tree.children[node] if child not in duplicates]
-        prior = dict(zip(siblings, self.priors(siblings), strict=True))
-        return puct(q, [prior[child] for child in alive], parent, n, c)
-
-    def q(self, node: int, children: Sequence[int]) -> list[float]:
-        """Of each child: its observed value, mixed with what its visits in flight are expected to bring.
-
-        Each counts as `virtual_loss`, or, if it is a rollout, as the mean of the children's `node`, so that a child which was
-        lucky so far does not draw all that is in flight. Others count not at all: an expansion is as many visits as it asks
-        for children, which would outweigh all that is known (Game of 24, 16 simulations: 48 instead of 69 % solved).
-        """
-        tree, held, expected = self.tree, self.tree.held, self.rules.virtual_loss
-        observed = self.observed(children)
-        if expected is None and self.rules.rollouts and self.rules.backup == "mean" and tree.visits[node]:
-            expected = tree.mean(node)
-        if expected is None or not held[node]:  # what is in flight below a child is so below its parent
-            return observed
-        return [
-            self.mixed(child, value, expected) if held[child] else value
-            for child, value in zip(children, observed, strict=True)
-        ]
-
-    def mixed(self, node: int, observed: float, expected: float) -> float:
-        """The mean of a node's visits, those in flight at `expected` each; before the first a step score counts as one."""
-        step: Any = self.tree.steps[node]
-        n, o = self.tree.visits[node] or step.score is not None, self.tree.held[node]
-        return (n * observed + o * expected) / (n + o)
-
-    def observed(self, nodes: Sequence[int]) -> list[float]:
-        """Of each, mean (or maximum) of the values backed up; the step score before the first."""
-        tree, visits = self.tree, self.tree.visits
-        if self.rules.backup == "max":
-            return [tree.best[node] if visits[node] else tree.score(node) for node in nodes]
-        total = tree.total
-        return [total[node] / visits[node] if visits[node] else tree.score(node) for node in nodes]
-
-    def priors(self, nodes: Sequence[int]) -> list[float]:
-        """PUCT's P: softmax over siblings of the log-probability per token; uniform where one is unknown."""
-        steps = [self.tree.steps[node] for node in nodes]
-        rates = [step.logprob / step.tokens for step in steps if step and step.logprob is not None and step.tokens]
-        return softmax(rates if len(rates) == len(nodes) else [0.0] * len(nodes))
-
-    def best(self, fresh: list[int]) -> int | None:
-        """The new child to roll out from: by prior (PUCT only), then step score, then the earliest."""
-        priors = self.priors(fresh) if self.rules.selection == "puct" else [0.0] * len(fresh)
-        ranked = [(p, self.tree.score(node), -node) for p, node in zip(priors, fresh, strict=True)]
-        return -max(ranked)[2] if ranked else None
-
-    def leaf_value(self, node: int) -> float:
-        """w * steps + (1 - w) * outcome."""
-        step: Any = self.tree.steps[node]
-        score: float = 0.0 if step.score is None else step.score
-        outcome: float = score if step.outcome is None else step.outcome
-        return self.steps * score + self.outcome * outcome
-
-
-def uct(q: Sequence[float], parent: int, n: Sequence[int], c: float) -> list[float]:
-    """Q + c sqrt(ln(N + O) / (n + o)) of siblings; `parent` is N + O, `n` is n + o. Infinite before the first visit."""
-    log_parent = log(parent) if parent else 0.0
-    return [value + c * sqrt(log_parent / count) if count else inf for value, count in zip(q, n, strict=True)]
-
-
-def puct(q: Sequence[float], p: Sequence[float], parent: int, n: Sequence[int], c: float) -> list[float]:
-    """Q + c P sqrt(N + O) / (1 + n + o) of siblings."""
-    root = sqrt(parent)
-    return [value + c * prior * root / (1 + count) for value, prior, count in zip(q, p, n, strict=True)]
 
 
 def allowed(visits: int, k: float, alpha: float) -> int:
