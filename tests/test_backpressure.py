@@ -244,3 +244,9 @@ def test_only_replicas_on_the_card_rest() -> None:
     with engine.backpressure.reading(scorer, ENOUGH, ENOUGH):
         assert told == ["a True"]
     assert told == ["a True", "a False"]
+    other = engine.scorers.join(Replica(FakeScorer().score, 8, enough=ENOUGH, card="1"))
+    with engine.backpressure.reading(other, ENOUGH, ENOUGH):
+        with engine.backpressure.reading(scorer, ENOUGH, ENOUGH):
+            del told[:]
+        assert told == ["a True"], "another scorer there has enough"
+    assert told == ["a True", "a False"]

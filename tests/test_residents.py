@@ -9,6 +9,7 @@ from typing import Any
 from tests.fakes import FakeProposer, FakeScorer, problems
 from tests.test_backpressure import turns
 from tests.test_engine import make, run
+from treesearch.algorithms.sample import Sample
 from treesearch.manager import LETTERS, STEP, Budget, Manager
 from treesearch.residents import FILLED, Residents
 from treesearch.types import Expand, Expansion, Problem, Step
@@ -144,6 +145,16 @@ class Small(FakeScorer):
         for name in names:
             self.now.remove(name)
         return await super().score(items)
+
+
+def test_chains_that_are_read_once_need_no_room() -> None:
+    manager = Manager(Sample(n=8))
+    manager.open(Problem("p", "x" * (LETTERS * 10)), 0.0)
+    assert manager.working_set(manager.live["p"]) == 10
+    free, small = Small(None), Small(100)
+    for scorer in (free, small):
+        run(make([FakeProposer(max_jobs=64)], [scorer], search=Sample(n=8)))
+    assert small.most == free.most > 1
 
 
 def test_an_engine_lets_fewer_trees_go_where_the_cache_is_small_and_finds_the_same() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from treesearch.algorithms.base import Wishes
@@ -86,3 +87,11 @@ def test_a_problem_that_nobody_searches_is_no_trouble():
     manager = Manager(Once())
     manager.waste("p", 5)
     assert manager.cancel("p", "cancelled") == manager.deliver("p/0", Expansion(ROOT), 0.0)
+
+
+def test_values_of_any_kind_are_kept_as_floats() -> None:
+    tree = Tree()
+    children = tree.grow(Expansion(ROOT, ((Step("a"),), (Step("b"),))))
+    tree.backup(children[0], np.float32(0.5))
+    tree.backup_children(ROOT, children, [np.float32(0.1), 1])
+    assert {type(value) for column in (tree.total, tree.best) for value in column} == {float}

@@ -24,7 +24,7 @@ class Backpressure:
 
     def __init__(self, rest: Callable[[int, bool], None] = lambda scorer, rests: None) -> None:
         self._rest = rest
-        self._full: set[int] = set()  # scorers beside which everything rests
+        self.full: set[int] = set()  # scorers beside which everything rests
         self._unread: Counter[int] = Counter()  # scorer -> tokens
         self._held: dict[int, dict[str, tuple[int, asyncio.Future[None]]]] = {}  # scorer -> job id -> priority, turn
 
@@ -43,8 +43,8 @@ class Backpressure:
     def reading(self, scorer: int, enough: int | None, tokens: int) -> Iterator[None]:
         """For this time the scorer has so many tokens more to read; what waits for the end of it goes on then."""
         self._unread[scorer] += tokens
-        if enough and self._unread[scorer] >= enough and scorer not in self._full:
-            self._full.add(scorer)
+        if enough and self._unread[scorer] >= enough and scorer not in self.full:
+            self.full.add(scorer)
             self._rest(scorer, True)
         try:
             yield
@@ -55,8 +55,8 @@ class Backpressure:
 
     def release(self, scorer: int) -> None:
         """What waits for this scorer goes on, jobs the oldest first: it has little to read, or is gone."""
-        if scorer in self._full:
-            self._full.remove(scorer)
+        if scorer in self.full:
+            self.full.remove(scorer)
             self._rest(scorer, False)
         for _, turn in sorted(self._held.pop(scorer, {}).values(), key=lambda held: held[0]):
             if not turn.done():

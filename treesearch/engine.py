@@ -187,7 +187,8 @@ class Engine:
         if self.settings.budget.seconds is not None and not outcome.ended:
             spent = journal[-1].at if journal else 0.0
             asyncio.get_running_loop().call_later(max(0.0, self.settings.budget.seconds - spent), self._expire)
-        self._reside(self.manager.live[problem.id], outcome.jobs)
+        if outcome.jobs:
+            self._reside(self.manager.live[problem.id], outcome.jobs[0])
         self._apply(problem.id, outcome)
 
     def _journalled(self, problem_id: str) -> tuple[list[Reply], Close | None]:
@@ -221,11 +222,11 @@ class Engine:
         if outcome.ended and not self._running[problem_id]:
             self._spawn(self._publish(problem_id))
 
-    def _reside(self, live: Live, jobs: Sequence[Job]) -> None:
-        """Note what the tree needs of its scorer's cache. Where seconds are counted none waits for another: all are slow."""
-        if not jobs or self.scorers is None or not self.scorers.caching or self.settings.budget.seconds is not None:
+    def _reside(self, live: Live, job: Job) -> None:
+        """Note what the tree needs of the cache of this job's scorer. Where seconds are counted none waits: all are slow."""
+        if self.scorers is None or not self.scorers.caching or self.settings.budget.seconds is not None:
             return
-        number, replica = self.scorers.home(jobs[0].id)
+        number, replica = self.scorers.home(job.id)
         if replica is not None and replica.keeps is not None:
             self.residents.note(live.age, self.manager.working_set(live), number, replica.keeps)
 
@@ -237,13 +238,14 @@ class Engine:
             task = self._tasks.pop(job.id)
             if self._stopped:
                 return
-            self._reside(live, outcome.jobs)
             following = outcome.jobs.pop() if outcome.jobs else None
             if following is None:
                 self._running[live.problem.id] -= 1
             else:
                 self._tasks[following.id] = task
             try:
+                if following is not None:
+                    self._reside(live, following)
                 self._apply(live.problem.id, outcome)
                 self.admit()
             except Exception as error:
@@ -360,9 +362,11 @@ class Engine:
             return await self.scorers.run(job_id, item)  # type: ignore[no-any-return]
 
     def _rest(self, scorer: int, rests: bool) -> None:
-        """Proposers that share the scorer's card rest or go on."""
+        """Proposers that share the scorer's card rest, or go on if no other scorer there has enough."""
         assert self.scorers is not None
-        self.proposers.rest(self.scorers.replicas[scorer].card, rests)
+        replicas = self.scorers.replicas
+        card = replicas[scorer].card
+        self.proposers.rest(card, rests or any(replicas[other].card == card for other in self.backpressure.full))
 
     # Journal and answers
 

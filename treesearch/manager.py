@@ -226,7 +226,7 @@ class Manager:
 
     def working_set(self, live: Live) -> int:
         """Tokens that a cache must hold for what is outstanding: the question, the paths to its wishes, each node once, and
-        what they will draw. Looked at once a round: when as many replies have come as were outstanding."""
+        the steps they will draw. Looked at once a round: when as many replies have come as were outstanding."""
         if live.expansions >= live.due:
             live.working = _working_set(live)
             live.due = live.expansions + len(live.outstanding)
@@ -365,7 +365,8 @@ class Manager:
 def _working_set(live: Live) -> int:
     tree, nodes, drawn = live.tree, set[int](), 0
     for asked in live.outstanding.values():
-        drawn += asked.wish.n or 1
+        if asked.wish.until == "step":  # a chain to the answer is read once, and nothing follows it
+            drawn += asked.wish.n or 1
         node = asked.wish.leaf
         while node != ROOT and node not in nodes:
             nodes.add(node)

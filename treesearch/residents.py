@@ -26,6 +26,8 @@ class Residents:
     def note(self, tree: int, tokens: int, scorer: int, keeps: int) -> None:
         """The tree asks this scorer, whose cache keeps so many tokens, and needs so many of them there from now on."""
         before = self._scorer.get(tree)
+        if before == scorer and self._sizes[scorer][tree] == tokens and self._keeps[scorer] == keeps:
+            return  # most replies change nothing, and to sift takes longer the more trees there are
         if before is not None and before != scorer:
             self.end(tree)
         self._scorer[tree], self._keeps[scorer] = scorer, keeps

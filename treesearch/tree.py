@@ -111,11 +111,12 @@ class Tree:
     def backup(self, node: int, value: float) -> None:
         """One visit with this value, from here up to the root."""
         self.ended[node] += 1
-        self._visit(node, (value,))
+        self._visit(node, (float(value),))
 
     def backup_children(self, node: int, children: Sequence[int], values: Sequence[float]) -> None:
         """`backup` of each child of one node with its value, in order, on one way up."""
         ended, visits, total, best = self.ended, self.visits, self.total, self.best
+        values = list(map(float, values))  # a search of somebody's own may bring numbers of numpy
         for child, value in zip(children, values, strict=True):
             ended[child] += 1
             visits[child] += 1

@@ -35,7 +35,7 @@ class Writer:
         self.name, self.tokenizer = name, Tokenizer(*words)
         self.jobs: list[Job] = []
         self.aborted: list[str] = []
-        self.closed = False
+        self.closed = self.rests = False
 
     async def propose(self, jobs: Sequence[Job]) -> list[tuple[Chain, ...] | Exception]:
         self.jobs += jobs
@@ -46,6 +46,9 @@ class Writer:
 
     def abort(self, ids: Sequence[str]) -> None:
         self.aborted += ids
+
+    def rest(self, rests: bool) -> None:
+        self.rests = rests
 
     async def close(self) -> None:
         self.closed = True
@@ -108,6 +111,15 @@ def test_a_member_may_have_its_own_temperature():
     assert {j.sampling for j in a.jobs} == {Sampling(0.2, 0.9)} and {j.sampling for j in b.jobs} == {
         Sampling((1.0, 0.5), 0.9)
     }
+
+
+def test_all_members_rest():
+    a, b = Writer("a"), Writer("b")
+    proposer = mixture(a, b)
+    proposer.rest(True)
+    assert a.rests and b.rests
+    proposer.rest(False)
+    assert not a.rests and not b.rests
 
 
 def test_the_failure_of_one_part_is_the_reply_and_abort_and_close_reach_the_members():

@@ -20,7 +20,7 @@ from treesearch.backends.formats import FORMATS
 from treesearch.backends.reading import ChainReader, StepReader, digests
 from treesearch.backends.steps import Splitter
 from treesearch.backends.vllm import VLLM, VLLMORM, VLLMPRM, Model, first_row, stops
-from treesearch.backends.vllm_engine import Reply
+from treesearch.backends.vllm_engine import Reply, VLLMEngine
 from treesearch.errors import ConfigError, RequestError
 from treesearch.models.train import make_tokenizer
 from treesearch.tasks import load_task
@@ -437,3 +437,14 @@ def test_a_proposer_rests_as_its_engine() -> None:
     p.engine.rest = told.append  # type: ignore[method-assign, assignment]
     p.rest(True), p.rest(False)
     assert told == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "told", "kept"), [(100, None, 1600), (None, None, None), (0, None, None), (100, 700, 700)]
+)
+def test_what_an_engine_says_that_its_cache_holds(blocks: int | None, told: int | None, kept: int | None) -> None:
+    """`told`: in hybrid models a token takes a block of each kind of layer."""
+    engine = object.__new__(VLLMEngine)
+    cache = SimpleNamespace(num_gpu_blocks=blocks, block_size=16, kv_cache_size_tokens=told)
+    engine.llm = SimpleNamespace(vllm_config=SimpleNamespace(cache_config=cache))
+    assert engine.cache_tokens == kept

@@ -94,6 +94,11 @@ class MixtureProposer:
             if (abort := getattr(self.proposers[m], "abort", None)) is not None:
                 abort([part])
 
+    def rest(self, rests: bool) -> None:
+        for proposer in self.proposers:
+            if (rest := getattr(proposer, "rest", None)) is not None:
+                rest(rests)
+
     async def forget(self) -> None:
         for proposer in self.proposers:
             if (forget := getattr(proposer, "forget", None)) is not None:

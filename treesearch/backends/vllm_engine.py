@@ -223,7 +223,10 @@ class VLLMEngine:
     def cache_tokens(self) -> int | None:
         """Tokens whose keys and values its memory holds; None if this vLLM does not say."""
         cache = self.llm.vllm_config.cache_config
-        return cache.num_gpu_blocks * cache.block_size if cache.num_gpu_blocks else None
+        told = getattr(
+            cache, "kv_cache_size_tokens", None
+        )  # in hybrid models a token takes a block of each kind of layer
+        return told or (cache.num_gpu_blocks or 0) * cache.block_size or None
 
     def name(self, about: str) -> str:
         """A request id that was never used."""
