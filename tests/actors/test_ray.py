@@ -181,7 +181,8 @@ def test_a_removed_node_loses_nothing_and_a_new_one_gets_work(nodes, asked, calm
     slow = config(asked, "proposer.base_ms=300")  # its processes work on for a while: they must be seen to die
     watched = Watched(slow, tmp_path / "out", remove, mend=add)
     watched.check(calm, "died")
-    assert not any(text.startswith("manager") for _, text in watched.said), "managers live beside the driver"
+    lost = [text for _, text in watched.said if text.startswith("manager") and "no word" not in text]  # silent: starved
+    assert not lost, "managers live beside the driver"
     assert max(watched.driver.lives) > 4, "no replica came to life on the new node"
 
 
