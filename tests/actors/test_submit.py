@@ -62,9 +62,14 @@ class Head:
     def submit(self, name: str, *arguments: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
         options = ["--submission-id", name, *([] if wait else ["--no-wait"])]
         job = ["treesearch", "run", "--ray", *arguments]
-        return self.call(
-            "job", "submit", "--address", self.url, "--working-dir", ".", *options, "--", *job, check=False
-        )
+        for _ in range(60):  # the dashboard lists jobs before there is an agent that takes one
+            done = self.call(
+                "job", "submit", "--address", self.url, "--working-dir", ".", *options, "--", *job, check=False
+            )
+            if "No available agent" not in done.stdout + done.stderr:
+                break
+            time.sleep(1)
+        return done
 
     def status(self, name: str) -> str:
         """How the job ended."""
