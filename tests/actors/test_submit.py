@@ -39,7 +39,7 @@ class Head:
         self.log = open(folder / "head.log", "w")  # noqa: SIM115 (closed with the head)
         self.process = subprocess.Popen(
             [BIN / "ray", "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={self.dashboard}",
-             "--dashboard-host=127.0.0.1", f"--temp-dir={folder / 'ray'}", "--disable-usage-stats"],
+             f"--dashboard-agent-listen-port={free_port()}", "--dashboard-host=127.0.0.1", f"--temp-dir={folder / 'ray'}", "--disable-usage-stats"],
             env=self.env, stdout=self.log, stderr=self.log, start_new_session=True,
         )  # fmt: skip
         for _ in range(120):
@@ -62,14 +62,9 @@ class Head:
     def submit(self, name: str, *arguments: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
         options = ["--submission-id", name, *([] if wait else ["--no-wait"])]
         job = ["treesearch", "run", "--ray", *arguments]
-        for _ in range(60):  # the dashboard lists jobs before there is an agent that takes one
-            done = self.call(
-                "job", "submit", "--address", self.url, "--working-dir", ".", *options, "--", *job, check=False
-            )
-            if "No available agent" not in done.stdout + done.stderr:
-                break
-            time.sleep(1)
-        return done
+        return self.call(
+            "job", "submit", "--address", self.url, "--working-dir", ".", *options, "--", *job, check=False
+        )
 
     def status(self, name: str) -> str:
         """How the job ended."""
