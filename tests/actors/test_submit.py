@@ -39,7 +39,8 @@ class Head:
         self.log = open(folder / "head.log", "w")  # noqa: SIM115 (closed with the head)
         self.process = subprocess.Popen(
             [BIN / "ray", "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={self.dashboard}",
-             f"--dashboard-agent-listen-port={free_port()}", "--dashboard-host=127.0.0.1", f"--temp-dir={folder / 'ray'}", "--disable-usage-stats"],
+             f"--dashboard-agent-listen-port={free_port()}",  # another Ray of this machine may have the usual one
+             "--dashboard-host=127.0.0.1", f"--temp-dir={folder / 'ray'}", "--disable-usage-stats"],
             env=self.env, stdout=self.log, stderr=self.log, start_new_session=True,
         )  # fmt: skip
         for _ in range(120):
