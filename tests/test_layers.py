@@ -15,7 +15,7 @@ FLOORS = [
     {"algorithms"},
     {"forms", "manager", "wire", "mounts", "salvage", "store", "dispatch", "blame"},
     {"backends", "models", "checker", "workers"},
-    {"pool", "backpressure", "residents", "engine", "config", "problems", "progress", "results", "run"},
+    {"pool", "backpressure", "residents", "turns", "engine", "config", "problems", "progress", "results", "run"},
     {"actors"},
     {"cli", "__main__", "sweep", "server", "viewer", "report", "export", "doctor", "learn"},
 ]

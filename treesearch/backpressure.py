@@ -8,11 +8,11 @@ Only when something is drawn depends on this, never what comes of it.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from treesearch.turns import Turns
 from treesearch.types import Chain
 
 
@@ -26,18 +26,13 @@ class Backpressure:
         self._rest = rest
         self.full: set[int] = set()  # scorers beside which everything rests
         self._unread: Counter[int] = Counter()  # scorer -> tokens
-        self._held: dict[int, dict[str, tuple[int, asyncio.Future[None]]]] = {}  # scorer -> job id -> priority, turn
+        self._turns = Turns()
 
     async def turn(self, scorer: int, enough: int | None, job_id: str, priority: int) -> None:
         """Returns when the scorer has less than `enough` tokens to read or is gone (None: at once)."""
         if not enough or self._unread[scorer] < enough:
             return
-        held = self._held.setdefault(scorer, {})
-        held[job_id] = priority, asyncio.get_running_loop().create_future()
-        try:
-            await held[job_id][1]
-        finally:
-            held.pop(job_id, None)
+        await self._turns.wait(scorer, priority, job_id)
 
     @contextmanager
     def reading(self, scorer: int, enough: int | None, tokens: int) -> Iterator[None]:
@@ -58,13 +53,11 @@ class Backpressure:
         if scorer in self.full:
             self.full.remove(scorer)
             self._rest(scorer, False)
-        for _, turn in sorted(self._held.pop(scorer, {}).values(), key=lambda held: held[0]):
-            if not turn.done():
-                turn.set_result(None)
+        self._turns.call(scorer)
 
     def waits(self, job_id: str) -> bool:
         """Whether the job waits here."""
-        return any(job_id in held for held in self._held.values())
+        return self._turns.waits(job_id)
 
 
 def tokens_in(chains: Sequence[Chain]) -> int:

@@ -8,7 +8,7 @@ depends on this, never what comes of it.
 
 from __future__ import annotations
 
-import asyncio
+from treesearch.turns import Turns
 
 FILLED = 0.7  # of a cache: working sets are estimates, and other blocks are used between two looks at one
 
@@ -21,7 +21,7 @@ class Residents:
         self._sizes: dict[int, dict[int, int]] = {}  # scorer -> tree -> tokens
         self._first: dict[int, int] = {}  # scorer -> the oldest tree that waits, where one does
         self._keeps: dict[int, int] = {}  # tokens
-        self._held: dict[int, dict[str, tuple[int, asyncio.Future[None]]]] = {}  # scorer -> job id -> tree, turn
+        self._turns = Turns()
 
     def note(self, tree: int, tokens: int, scorer: int, keeps: int) -> None:
         """The tree asks this scorer, whose cache keeps so many tokens, and needs so many of them there from now on."""
@@ -37,14 +37,8 @@ class Residents:
     async def turn(self, tree: int, job_id: str) -> None:
         """Returns when the tree is one of those that go on (at once, if nothing is known of it)."""
         scorer = self._scorer.get(tree)
-        if scorer is None or tree < self._first.get(scorer, tree + 1):
-            return
-        held = self._held.setdefault(scorer, {})
-        held[job_id] = tree, asyncio.get_running_loop().create_future()
-        try:
-            await held[job_id][1]
-        finally:
-            held.pop(job_id, None)
+        if scorer is not None and tree >= self._first.get(scorer, tree + 1):
+            await self._turns.wait(scorer, tree, job_id)
 
     def end(self, tree: int) -> None:
         """The tree needs nothing any more."""
@@ -61,7 +55,7 @@ class Residents:
 
     def waits(self, job_id: str) -> bool:
         """Whether the job waits here."""
-        return any(job_id in held for held in self._held.values())
+        return self._turns.waits(job_id)
 
     def _sift(self, scorer: int) -> None:
         """Find the oldest tree that does not fit beside all older ones (the oldest of all does), and let the older ones go."""
@@ -74,6 +68,4 @@ class Residents:
                 if room < 0 and place:
                     self._first[scorer] = tree
                     break
-        for tree, turn in sorted(self._held.get(scorer, {}).values(), key=lambda held: held[0]):
-            if (tree not in sizes or tree < self._first.get(scorer, tree + 1)) and not turn.done():
-                turn.set_result(None)
+        self._turns.call(scorer, lambda tree: tree not in sizes or tree < self._first.get(scorer, tree + 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import logging
 import os
 import warnings
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
@@ -29,6 +30,7 @@ CPU_BLOCK = (
     32  # tokens a block on a CPU, the smallest that vLLM's kernel takes; its default of 128 caches no short step
 )
 
+_log = logging.getLogger(__name__)
 LONGEST_REST = 10.0  # seconds; then it goes on by itself, whatever became of whoever let it rest
 
 STAT_LOGGERS: list[
@@ -223,9 +225,8 @@ class VLLMEngine:
     def cache_tokens(self) -> int | None:
         """Tokens whose keys and values its memory holds; None if this vLLM does not say."""
         cache = self.llm.vllm_config.cache_config
-        told = getattr(
-            cache, "kv_cache_size_tokens", None
-        )  # in hybrid models a token takes a block of each kind of layer
+        # in hybrid models a token takes a block of each kind of layer: newer engines say what that comes to
+        told = getattr(cache, "kv_cache_size_tokens", None)
         return told or (cache.num_gpu_blocks or 0) * cache.block_size or None
 
     def name(self, about: str) -> str:
@@ -271,15 +272,15 @@ class VLLMEngine:
         self._begin(change)  # both send before they wait, so they arrive in order
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do it meanwhile; if it fails the engine is dead, and every request says so."""
+        """Do it meanwhile."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("vLLM: %r", error)  # of a dead engine every request says so too
 
     async def forget(self) -> None:
         """Empty the prefix cache and the counters; nothing may run."""
